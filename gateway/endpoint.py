@@ -1,0 +1,26 @@
+"""The gateway's address and token as given to one guest."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one guest reaches the gateway.
+
+    `address` is a gRPC target such as `unix:/run/…/gateway.sock`. `token` is 256 random bits, valid for one guest and
+    one execution; it never appears in a repr, a record or an error.
+    """
+
+    address: str
+    token: str = field(repr=False)
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def token_key(token: str) -> bytes:
+    """What a token is looked up by: comparing digests leaks nothing of the token through timing."""
+    return hashlib.sha256(token.encode(errors="replace")).digest()

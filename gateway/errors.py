@@ -1,0 +1,227 @@
+"""Every exception of the project.
+
+SandboxError
+├── InvalidRequest            an argument of yours is wrong; the message says which and what fits
+├── PolicyDenied              the profile does not permit it; the message says why and how to get it
+├── BackendUnavailable        no engine here can run it; the message names the fix
+├── SandboxLost               the sandbox died through no fault of its guest; running it again may work
+├── Busy                      no sandbox became free in time; try again later
+├── Closed                    the object was closed
+├── ProtocolError             the other end of the wire broke the contract
+├── Unauthenticated           the token is unknown, used up or expired
+├── ExecutionFailed           a guest did not complete (raised only by `result.raise_for_outcome()`)
+└── ToolError                 one tool call gave no result
+    ├── InvalidToolId
+    ├── ToolNotFound
+    ├── ToolDenied            not among the tools this execution may call
+    ├── InvalidInput          the arguments do not fit the tool's input schema
+    ├── InvalidOutput         the tool's result does not fit its output schema
+    ├── ToolFailed            the tool raised
+    ├── ToolTimeout           the tool took longer than it may
+    ├── BudgetExceeded        no tool calls or chain steps left
+    ├── DeadlineExceeded      the execution's time is up
+    └── PayloadTooLarge       arguments or result over the size limit
+
+`code` is the machine-readable name that guests, records and the wire see; `retryable` says whether the same call may
+succeed later without a change.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class SandboxError(Exception):
+    """Root of the tree. `code` names the kind, `retryable` says whether trying again can help."""
+
+    code: str = "sandbox_error"
+    retryable: bool = False
+
+
+class InvalidRequest(SandboxError, ValueError):
+    """An argument is wrong."""
+
+    code = "invalid_request"
+
+
+class PolicyDenied(SandboxError):
+    """The profile does not permit the request."""
+
+    code = "policy_denied"
+
+    def __init__(self, reason: str, fix: str) -> None:
+        self.reason = reason
+        self.fix = fix
+        super().__init__(f"{reason}. {fix}")
+
+
+class BackendUnavailable(SandboxError):
+    """A backend cannot be used on this host."""
+
+    code = "backend_unavailable"
+
+    def __init__(self, kind: str, reason: str, fix: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        self.fix = fix
+        super().__init__(f"backend {kind!r} cannot be used here: {reason}. {fix}")
+
+
+class SandboxLost(SandboxError):
+    """The sandbox ended under a guest that did nothing wrong."""
+
+    code = "sandbox_lost"
+    retryable = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the sandbox was lost: {reason}; the snippet may be run again")
+
+
+class Busy(SandboxError):
+    """No sandbox became free in time."""
+
+    code = "busy"
+    retryable = True
+
+    def __init__(self, kind: str, waited_seconds: float) -> None:
+        super().__init__(f"no {kind} sandbox became free within {waited_seconds:g} s; try again, or raise `pool_size`")
+
+
+class Closed(SandboxError):
+    """The object was closed."""
+
+    code = "closed"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this {what} is closed; make a new one")
+
+
+class ProtocolError(SandboxError):
+    """The other end of the wire broke the contract."""
+
+    code = "protocol_error"
+
+
+class Unauthenticated(SandboxError):
+    """The token is unknown, used up or expired."""
+
+    code = "unauthenticated"
+
+    def __init__(self) -> None:
+        super().__init__("the endpoint's token is unknown, used up or expired; each execution gets a new one")
+
+
+class ExecutionFailed(SandboxError):
+    """A guest did not complete; `result` has everything that is known."""
+
+    code = "execution_failed"
+
+    def __init__(self, message: str, result: Any) -> None:
+        self.result = result
+        super().__init__(message)
+
+
+class ToolError(SandboxError):
+    """One tool call gave no result. `details` is a JSON object."""
+
+    code = "tool_error"
+
+    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = dict(details or {})
+        if retryable is not None:
+            self.retryable = retryable
+
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "retryable": self.retryable, "details": self.details}
+
+
+class InvalidToolId(ToolError):
+    """The id is malformed."""
+
+    code = "invalid_tool_id"
+
+    def __init__(self, tool_id: str, reason: str) -> None:
+        super().__init__(
+            f"malformed tool id {tool_id[:200]!r}: {reason}; ids are name, namespace:name or namespace:name:version"
+        )
+
+
+class ToolNotFound(ToolError):
+    """No such tool."""
+
+    code = "tool_not_found"
+
+    def __init__(self, tool_id: str, near: tuple[str, ...] = ()) -> None:
+        hint = f"; did you mean {', '.join(near)}?" if near else "; search_tools(query) finds tools"
+        super().__init__(f"no tool {tool_id[:200]!r}{hint}", details={"near": list(near)})
+
+
+class ToolDenied(ToolError):
+    """The execution may not call this tool."""
+
+    code = "tool_denied"
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(f"tool {tool_id[:200]!r} is not among the tools this execution may call")
+
+
+class InvalidInput(ToolError):
+    """The arguments do not fit the input schema; `details["errors"]` lists every misfit with its path."""
+
+    code = "invalid_input"
+
+
+class InvalidOutput(ToolError):
+    """The tool's result does not fit its output schema."""
+
+    code = "invalid_output"
+
+
+class ToolFailed(ToolError):
+    """The tool raised; `details["type"]` is the exception's class name."""
+
+    code = "tool_failed"
+
+
+class ToolTimeout(ToolError):
+    """The tool took longer than it may."""
+
+    code = "timeout"
+    retryable = True
+
+    def __init__(self, tool_id: str, seconds: float) -> None:
+        super().__init__(f"tool {tool_id!r} did not answer within {seconds:g} s", details={"timeout_seconds": seconds})
+
+
+class BudgetExceeded(ToolError):
+    """No tool calls or chain steps left."""
+
+    code = "budget_exceeded"
+
+    def __init__(self, limit: str, allowed: int, asked: int) -> None:
+        super().__init__(
+            f"limit {limit}={allowed} is used up: {asked} more asked for",
+            details={"limit": limit, "allowed": allowed, "asked": asked},
+        )
+
+
+class DeadlineExceeded(ToolError):
+    """The execution's time is up."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("the execution ended before the tool answered")
+
+
+class PayloadTooLarge(ToolError):
+    """Arguments or result over the size limit."""
+
+    code = "too_large"
+
+    def __init__(self, what: str, size_bytes: int, allowed_bytes: int) -> None:
+        super().__init__(
+            f"{what} of {size_bytes} bytes is over the limit of {allowed_bytes}",
+            details={"size_bytes": size_bytes, "allowed_bytes": allowed_bytes},
+        )

@@ -1,0 +1,67 @@
+"""What travels on a guest's stream, as the host sees it: frozen data, checked when the service decodes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from gateway.base import JsonValue
+
+StreamName: TypeAlias = Literal["stdout", "stderr"]
+
+MAX_GUEST_FRAME_BYTES = 6 << 20
+"""Largest frame a guest may send: a result of 4 MiB fits with room for escapes."""
+
+MAX_HOST_FRAME_BYTES = 24 << 20
+"""Largest frame the host sends: the code and 16 MiB of files."""
+
+
+class FinishedKind(StrEnum):
+    """How the guest says its snippet ended."""
+
+    COMPLETED = "completed"
+    RAISED = "raised"
+    EXITED = "exited"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A guest's first words. `evidence` is what it sees of its own isolation: reported, never trusted."""
+
+    agent_version: str
+    language: str
+    evidence: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """The snippet and what it may see. `files` are relative POSIX paths in its working folder."""
+
+    execution_id: str
+    code: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    value_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GuestError:
+    """An exception that ended a snippet. `line` and `column` are 1-based positions in the snippet, 0 for none."""
+
+    type: str
+    message: str
+    line: int = 0
+    column: int = 0
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A guest's last words. `value` counts when completed, `error` when raised, `exit_code` when exited."""
+
+    kind: FinishedKind
+    value: JsonValue = None
+    value_is_repr: bool = False
+    error: GuestError | None = None
+    exit_code: int = 0

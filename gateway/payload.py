@@ -1,0 +1,134 @@
+"""JSON as it crosses the gateway: strict, bounded, and copied for the record."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from gateway.base import JsonValue
+from gateway.errors import ToolError
+
+MAX_NESTING = 128
+"""Deepest nesting of lists and objects in one value."""
+
+MAX_RECORDED_BYTES = 64 << 10
+"""Largest value that a record keeps whole, as JSON."""
+
+RECORDED_HEAD = 1000
+"""What a record keeps of a larger value, in characters of its JSON."""
+
+MAX_ERROR_TEXT = 4000
+"""Longest message of an error that leaves the gateway, in characters."""
+
+_write = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+_read = json.JSONDecoder().decode
+
+
+class NotJsonError(ValueError):
+    """A value or text is not JSON as we take it; the message says why."""
+
+
+class Encoded(NamedTuple):
+    """A value made of plain JSON types only, and its encoding."""
+
+    value: JsonValue
+    data: bytes
+
+
+def encode(value: JsonValue, max_nesting: int = MAX_NESTING) -> bytes:
+    """UTF-8 JSON. Raises NotJsonError for NaN, infinities, lone surrogates, foreign types and too deep nesting."""
+    try:
+        text = _write(value)
+        data = text.encode()
+    except RecursionError:
+        raise NotJsonError(f"it is nested deeper than {max_nesting} levels or contains itself") from None
+    except UnicodeEncodeError:
+        raise NotJsonError("a text in it has a lone surrogate, which UTF-8 cannot carry") from None
+    except (TypeError, ValueError) as exc:
+        raise NotJsonError(_reason(exc)) from None
+    _check_nesting(value, text, max_nesting)
+    return data
+
+
+def normalise(value: JsonValue) -> Encoded:
+    """`value` as the guest will see it: tuples are lists, keys are text, enums are values. Raises NotJsonError."""
+    data = encode(value)
+    return Encoded(_read(data.decode()), data)
+
+
+def decode(data: bytes, max_nesting: int = MAX_NESTING) -> JsonValue:
+    """The value of UTF-8 JSON that an attacker may have written. Raises NotJsonError, also for a key given twice."""
+    try:
+        text = data.decode()
+        value = _read_strictly(text)
+    except RecursionError:
+        raise NotJsonError(f"it is nested deeper than {max_nesting} levels") from None
+    except UnicodeDecodeError:
+        raise NotJsonError("it is not UTF-8") from None
+    except ValueError as exc:
+        raise NotJsonError(_reason(exc)) from None
+    _check_nesting(value, text, max_nesting)
+    return value
+
+
+def recorded(data: bytes) -> JsonValue:
+    """What a record keeps of encoded JSON: a copy of its own, or the head of a value over 64 KiB."""
+    if len(data) <= MAX_RECORDED_BYTES:
+        return _read(data.decode())
+    head = data[: RECORDED_HEAD * 4].decode(errors="ignore")[:RECORDED_HEAD]
+    return {"truncated": True, "bytes": len(data), "head": head}
+
+
+def error_json(error: ToolError) -> dict[str, JsonValue]:
+    """{code, message, retryable, details} that can always be encoded: a tool may raise with anything inside."""
+    reply = error.to_json()
+    reply["message"] = printable(str(reply["message"]), MAX_ERROR_TEXT)
+    if reply["details"]:
+        try:
+            reply["details"] = recorded(encode(reply["details"]))
+        except NotJsonError as exc:
+            reply["details"] = {"dropped": f"the error's details are not JSON: {exc}"}
+    return reply
+
+
+def printable(text: str, limit: int) -> str:
+    """At most `limit` characters, and none that UTF-8 cannot carry."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return cut if cut.isascii() else cut.encode(errors="backslashreplace").decode()
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise NotJsonError("an object has the same key twice")
+    return found
+
+
+def _constant(name: str) -> None:
+    raise NotJsonError(f"{name} is not JSON")
+
+
+_read_strictly = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant).decode
+
+
+def _check_nesting(value: JsonValue, text: str, allowed: int) -> None:
+    # Few brackets cannot nest deeply, and counting them is much cheaper than walking.
+    if text.count("[") + text.count("{") > allowed and _is_deeper(value, allowed):
+        raise NotJsonError(f"it is nested deeper than {allowed} levels")
+
+
+def _is_deeper(value: JsonValue, allowed: int) -> bool:
+    level = _containers([value])
+    for _ in range(allowed):
+        if not level:
+            return False
+        level = [child for node in level for child in _containers(node)]
+    return bool(level)
+
+
+def _containers(node: JsonValue) -> list[Any]:
+    children: Iterable[Any] = node.values() if isinstance(node, Mapping) else node
+    return [child for child in children if isinstance(child, dict | list | tuple)]
+
+
+def _reason(exc: Exception) -> str:
+    return printable(str(exc), 200)

@@ -1,0 +1,71 @@
+"""The gRPC server that guests attach to: one Unix socket in a folder only we can enter, a token for each guest."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from gateway.attachment import Attachment
+from gateway.endpoint import Endpoint, new_token, token_key
+from gateway.errors import Closed
+from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
+from gateway.service import GatewayService
+from gateway.v1 import gateway_pb2_grpc as pb_grpc
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_GUEST_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_HOST_FRAME_BYTES),
+    ("grpc.so_reuseport", 0),
+)
+
+
+class GatewayServer:
+    """Listens on `folder/gateway.sock` with mode 0600. `folder` must belong to us alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = folder / "gateway.sock"
+        self._attachments: dict[bytes, Attachment] = {}
+        self._server = grpc.aio.server(options=OPTIONS)
+        pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(self._lookup), self._server)  # type: ignore[no-untyped-call]  # generated
+        self._open = False
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self._socket}"
+
+    async def start(self) -> None:
+        self._server.add_insecure_port(self.address)
+        self._socket.chmod(0o600)
+        await self._server.start()
+        self._open = True
+
+    def expect(self) -> Attachment:
+        """Make an endpoint for one new guest; its token is valid until the attachment ends."""
+        if not self._open:
+            raise Closed("gateway server")
+        endpoint = Endpoint(self.address, new_token())
+        key = token_key(endpoint.token)
+        attachment = Attachment(endpoint, lambda: self._attachments.pop(key, None) and None)
+        self._attachments[key] = attachment
+        return attachment
+
+    async def aclose(self) -> None:
+        """Hang up on every guest and stop listening. Idempotent."""
+        self._open = False
+        for attachment in list(self._attachments.values()):
+            attachment.hang_up()
+        await self._server.stop(grace=0)
+        self._socket.unlink(missing_ok=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _lookup(self, token: str) -> Attachment | None:
+        return self._attachments.get(token_key(token))

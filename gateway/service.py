@@ -1,0 +1,243 @@
+"""The gRPC face of the gateway: frames and messages in, checked data out. Everything a guest sends is an attacker's."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias
+
+import anyio
+import grpc
+from anyio.abc import TaskGroup
+
+from gateway.attachment import Attachment, Binding, Line
+from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
+from gateway.frames import Execute, Finished, FinishedKind, GuestError, Hello
+from gateway.operations import encode_error, perform
+from gateway.status import TOKEN_KEY, metadata_of, status_of
+from gateway.v1 import gateway_pb2 as pb
+from gateway.v1 import gateway_pb2_grpc as pb_grpc
+
+HELLO_SECONDS = 10.0
+"""A stream that has not said hello by then is ended."""
+
+MAX_IN_FLIGHT = 256
+"""Operations of one guest at work at once; past that its stream is not read, so it waits."""
+
+MAX_EVIDENCE_BYTES = 16 << 10
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Lookup: TypeAlias = Callable[[str], Attachment | None]
+
+STREAMS = {pb.Output.STREAM_STDOUT: "stdout", pb.Output.STREAM_STDERR: "stderr"}
+KINDS = {
+    pb.Finished.KIND_COMPLETED: FinishedKind.COMPLETED,
+    pb.Finished.KIND_RAISED: FinishedKind.RAISED,
+    pb.Finished.KIND_EXITED: FinishedKind.EXITED,
+    pb.Finished.KIND_TOO_LARGE: FinishedKind.TOO_LARGE,
+}
+
+
+class GatewayService(pb_grpc.GatewayServiceServicer):
+    """Serves `Attach` and the unary calls. `lookup` finds the attachment a token was made for."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def Attach(  # type: ignore[override]  # noqa: N802 - the name is the .proto's; an async servicer by design
+        self, request_iterator: AsyncIterator[pb.GuestFrame], context: Context
+    ) -> None:
+        del request_iterator  # read through the context, which is a third faster
+        attachment, hello = await self._greet(context)
+        fault: ProtocolError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                attachment.opened(hello, _line(context, tasks))
+                fault = await _Stream(attachment, context, tasks).listen()
+                tasks.cancel_scope.cancel()
+        finally:
+            attachment.closed(fault)
+        if fault is not None:
+            await context.abort(status_of(fault), str(fault))
+
+    async def _greet(self, context: Context) -> tuple[Attachment, Hello]:
+        frame = None
+        with anyio.move_on_after(HELLO_SECONDS):
+            frame = await context.read()
+        if not isinstance(frame, pb.GuestFrame) or frame.WhichOneof("kind") != "hello":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be hello")
+        attachment = self._lookup(frame.hello.token)
+        if attachment is None or attachment.hello is not None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(Unauthenticated()))
+        try:
+            return attachment, _hello(frame.hello)
+        except ProtocolError as error:
+            attachment.closed(error)
+            await context.abort(status_of(error), str(error))
+
+    async def _unary(self, context: Context, operation: str, arguments: Callable[[], dict[str, Any]]) -> bytes:
+        """Do one operation for the guest whose token is in the metadata; errors become statuses."""
+        try:
+            binding = self._binding(context)
+            return await perform(binding.gateway, operation, json.dumps(arguments()).encode())
+        except ValueError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "arguments must be UTF-8 JSON objects")
+        except SandboxError as error:
+            context.set_trailing_metadata(metadata_of(error))
+            await context.abort(status_of(error), str(error))
+
+    def _binding(self, context: Context) -> Binding:
+        token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
+        attachment = self._lookup(token if isinstance(token, str) else "")
+        if attachment is None or attachment.binding is None:
+            raise Unauthenticated
+        return attachment.binding
+
+    async def RunTool(self, request: pb.RunToolRequest, context: Context) -> pb.RunToolResponse:  # type: ignore[override]  # noqa: N802
+        def arguments() -> dict[str, Any]:
+            return {"tool_id": request.tool_id, "arguments": json.loads(request.arguments or b"{}")}
+
+        return pb.RunToolResponse(value=await self._unary(context, "run_tool", arguments))
+
+    async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # type: ignore[override]  # noqa: N802
+        def arguments() -> dict[str, Any]:
+            return {"steps": [_chain_step(step) for step in request.steps]}
+
+        return pb.RunChainResponse(result=await self._unary(context, "run_chain", arguments))
+
+    async def RunParallel(self, request: pb.RunParallelRequest, context: Context) -> pb.RunParallelResponse:  # type: ignore[override]  # noqa: N802
+        def arguments() -> dict[str, Any]:
+            calls = [{"tool_id": c.tool_id, "arguments": json.loads(c.arguments or b"{}")} for c in request.calls]
+            return {"calls": calls}
+
+        return pb.RunParallelResponse(results=await self._unary(context, "run_parallel", arguments))
+
+    async def SearchTools(self, request: pb.SearchToolsRequest, context: Context) -> pb.SearchToolsResponse:  # type: ignore[override]  # noqa: N802
+        def arguments() -> dict[str, Any]:
+            return {"query": request.query, **({"limit": request.limit} if request.limit else {})}
+
+        return pb.SearchToolsResponse(tools=await self._unary(context, "search_tools", arguments))
+
+    async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:  # type: ignore[override]  # noqa: ARG002, N802
+        names = await self._unary(context, "list_namespaces", dict)
+        return pb.ListNamespacesResponse(namespaces=json.loads(names))
+
+    async def DescribeTool(self, request: pb.DescribeToolRequest, context: Context) -> pb.DescribeToolResponse:  # type: ignore[override]  # noqa: N802
+        def arguments() -> dict[str, Any]:
+            return {"tool_id": request.tool_id, **({"level": request.level} if request.level else {})}
+
+        return pb.DescribeToolResponse(tool=await self._unary(context, "describe_tool", arguments))
+
+    async def ListToolExamples(  # type: ignore[override]  # noqa: N802
+        self, request: pb.ListToolExamplesRequest, context: Context
+    ) -> pb.ListToolExamplesResponse:
+        def arguments() -> dict[str, Any]:
+            return {"tool_id": request.tool_id, **({"limit": request.limit} if request.limit else {})}
+
+        return pb.ListToolExamplesResponse(examples=await self._unary(context, "list_tool_examples", arguments))
+
+
+class _Stream:
+    """Reads one guest's frames until it finished, vanished or broke the contract."""
+
+    def __init__(self, attachment: Attachment, context: Context, tasks: TaskGroup) -> None:
+        self._attachment = attachment
+        self._context = context
+        self._tasks = tasks
+        self._write = anyio.Lock(fast_acquire=True)  # gRPC takes one write at a time
+        self._free = anyio.Semaphore(MAX_IN_FLIGHT, fast_acquire=True)
+
+    async def listen(self) -> ProtocolError | None:
+        """Return the fault that ended the stream, None when it ended as it should or the guest vanished."""
+        try:
+            while self._attachment.finished is None:
+                frame = await self._context.read()
+                if frame is grpc.aio.EOF:
+                    break
+                await self._take(frame)
+        except ProtocolError as fault:
+            return fault
+        return None
+
+    async def _take(self, frame: pb.GuestFrame) -> None:
+        binding = self._attachment.binding
+        if binding is None:
+            raise ProtocolError("a guest has nothing to say between hello and execute")
+        match frame.WhichOneof("kind"):
+            case "tool_call":
+                await self._free.acquire()
+                self._tasks.start_soon(self._answer, binding, frame.tool_call)
+            case "output" if frame.output.stream in STREAMS:
+                binding.on_output(STREAMS[frame.output.stream], frame.output.data)  # type: ignore[arg-type]  # literals
+            case "artifact":
+                binding.on_artifact(frame.artifact.path, frame.artifact.data)
+            case "finished":
+                self._attachment.finished = _finished(frame.finished)
+            case kind:
+                raise ProtocolError(f"unexpected frame {kind or 'without a kind'} from the guest")
+
+    async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
+        try:
+            reply = pb.ToolReply(id=call.id)
+            try:
+                reply.value = await perform(binding.gateway, call.operation, call.arguments)
+            except ToolError as error:
+                reply.error = encode_error(error)
+            async with self._write:
+                await self._context.write(pb.HostFrame(tool_reply=reply))
+        finally:
+            self._free.release()
+
+
+def _line(context: Context, tasks: TaskGroup) -> Line:
+    async def send(request: Execute) -> None:
+        files = [pb.File(path=path, data=data) for path, data in request.files.items()]
+        frame = pb.Execute(
+            execution_id=request.execution_id,
+            code=request.code,
+            env=request.env,
+            files=files,
+            value_bytes=request.value_bytes,
+        )
+        await context.write(pb.HostFrame(execute=frame))
+
+    return Line(send, tasks.cancel_scope.cancel)
+
+
+def _hello(frame: pb.Hello) -> Hello:
+    evidence = _json(frame.evidence or b"{}", "hello.evidence", MAX_EVIDENCE_BYTES)
+    if not isinstance(evidence, dict):
+        raise ProtocolError("hello.evidence must be a JSON object")
+    return Hello(frame.agent_version[:100], frame.language[:100], evidence)
+
+
+def _finished(frame: pb.Finished) -> Finished:
+    kind = KINDS.get(frame.kind)
+    if kind is None:
+        raise ProtocolError("finished without a kind")
+    value = _json(frame.value, "finished.value", len(frame.value)) if kind is FinishedKind.COMPLETED else None
+    error = None
+    if frame.HasField("error"):
+        e = frame.error
+        error = GuestError(e.type[:200], e.message[:16384], e.line, e.column, e.traceback[:65536])
+    return Finished(kind, value, frame.value_is_repr, error, frame.exit_code)
+
+
+def _json(data: bytes, what: str, limit_bytes: int) -> Any:
+    if len(data) > limit_bytes:
+        raise ProtocolError(f"{what} of {len(data)} bytes is over {limit_bytes}")
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{what} is not JSON") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _chain_step(step: pb.ChainStep) -> dict[str, Any]:
+    return {
+        "tool_id": step.tool_id,
+        "arguments": json.loads(step.arguments or b"{}"),
+        "use_previous": step.use_previous,
+        "stop_on_error": step.stop_on_error if step.HasField("stop_on_error") else True,
+    }

@@ -1,0 +1,141 @@
+"""The application of the WASM guest: `runtimes.guest` on the imports of guest.wit. Built into a snapshot, never imported
+elsewhere. What is imported here is in the snapshot and free at run time."""
+
+import asyncio
+import base64
+import gc
+import importlib.util
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+# Modules that snippets use most, so that importing them costs nothing.
+import abc, bisect, calendar, collections, contextlib, copy, csv, dataclasses, datetime, decimal, enum, fractions  # noqa: E401, F401
+import functools, hashlib, heapq, inspect, itertools, linecache, math, operator, pathlib, re, secrets, statistics  # noqa: E401, F401
+import string, struct, tempfile, textwrap, traceback, types, typing, unicodedata, urllib.parse, uuid  # noqa: E401, F401
+
+import wit_world
+
+from runtimes.guest import files, stdlib
+from runtimes.guest.ending import finished
+from runtimes.guest.hostloop import HostLoop
+from runtimes.guest.outcome import Request, run_snippet
+from runtimes.guest.tools import GatewayRefusal, Tools
+
+WORK = pathlib.Path("/work")
+CHUNK = 1 << 20
+
+
+class WitTransport:
+    """The gateway through the worker. A reply is "1" and the result, or "0" and the error."""
+
+    def call(self, operation: str, arguments: str) -> str:
+        return _result(wit_world.call(operation, arguments))
+
+    async def acall(self, operation: str, arguments: str) -> str:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, HostLoop)
+        return _result(await loop.expect(wit_world.send(operation, arguments)))
+
+
+def _result(reply: str) -> str:
+    if reply[0] == "0":
+        raise GatewayRefusal(reply[1:])
+    return reply[1:]
+
+
+class Emit(io.RawIOBase):
+    """Bytes to the worker, as they come: what a guest wrote survives whatever happens to it next."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]  # what io passes
+        text = bytes(data).decode("latin-1")
+        wit_world.emit(self._descriptor, text)
+        return len(text)
+
+
+def _stream(descriptor: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(Emit(descriptor), "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]  # an unbuffered raw stream
+
+
+def _sleep(seconds: float) -> None:
+    """time.sleep, in the host, where it can be interrupted."""
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"'{type(seconds).__name__}' object cannot be interpreted as an integer")
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    wit_world.sleep(float(seconds))
+
+
+def _run_async(coroutine):  # type: ignore[no-untyped-def]  # any coroutine, any result
+    return asyncio.run(coroutine)
+
+
+def _set_up() -> None:
+    """Put the guest's own in the place of what WebAssembly has no system for."""
+    HostLoop.wait = staticmethod(wit_world.wait)
+    asyncio.events.new_event_loop = asyncio.new_event_loop = HostLoop  # type: ignore[assignment]  # a loop factory
+    time.sleep = _sleep
+    os._exit = wit_world.exit  # type: ignore[assignment]  # WASI keeps the code for itself
+    sys.argv = [""]
+    data = importlib.util.find_spec("tzdata")
+    assert data is not None
+    assert data.origin is not None
+    root = os.path.dirname(os.path.dirname(data.origin))
+    baked = stdlib.bake("/python") | {
+        name: entry for name, entry in stdlib.bake(root).items() if name.startswith("tzdata")
+    }
+    stdlib.install(baked, stdlib.bake_data(root, "tzdata"))
+
+
+def _run(request: "dict[str, object]") -> str:
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
+    ending = run_snippet(Request(str(request["code"]), int(str(request["value_bytes"]))), Tools(WitTransport()), _run_async)
+    facts, value = finished(ending)
+    return json.dumps(facts) + "\n" + value.decode()
+
+
+def _hand_out(before: files.Snapshot) -> None:
+    for path, data in files.collect_files(WORK, before):
+        for at in range(0, max(len(data), 1), CHUNK):
+            wit_world.artifact(path, data[at : at + CHUNK].decode("latin-1"))
+
+
+class WitWorld(wit_world.WitWorld):
+    """The exports of guest.wit."""
+
+    def prepare(self) -> None:
+        stdout, stderr = sys.stdout, sys.stderr
+        _run({"code": "x = [1, 2]\n'{}'.format(len(x))", "value_bytes": 100})
+        sys.stdout, sys.stderr = stdout, stderr
+
+    def run(self, request: str) -> str:
+        order = json.loads(request)
+        random.seed()  # its state was baked into the snapshot, the same for every guest
+        os.environ.clear()
+        os.environ.update({"HOME": str(WORK), "TMPDIR": "/tmp"} | order["env"])
+        os.chdir(WORK)
+        files.write_files(WORK, {path: base64.b64decode(data) for path, data in order["files"].items()})
+        before = files.snapshot(WORK)
+        said = _run(order)
+        _hand_out(before)
+        return said
+
+
+_set_up()
+# Objects made before this line are never scanned by the guest's collector, so their pages stay shared between guests.
+gc.collect()
+gc.freeze()

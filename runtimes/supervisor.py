@@ -1,0 +1,151 @@
+"""Runs one snippet in one claimed sandbox: hands it over, collects what comes out, ends it in time, judges how it ended."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from gateway.attachment import Attachment, Binding
+from gateway.base import Gateway
+from gateway.errors import ProtocolError
+from gateway.frames import Execute, StreamName
+from runtimes._failure import Stop, Verdict, judge
+from runtimes.base import Ending, Sandbox, Usage
+from runtimes.limits import Limits
+
+FLOOD_FACTOR = 16
+"""A guest that sends this many times its output limit past the host's reading is ended; less is dropped."""
+
+MAX_ARTIFACTS = 100
+MAX_ARTIFACT_BYTES = 16 << 20
+MAX_PATH_BYTES = 1024
+
+KILL_SECONDS = 10.0
+"""Backends end a guest well within this; past it the host goes on and reports the sandbox as lost."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """What came out of one execution: bounded, whatever the guest sends."""
+
+    limit_bytes: int | None
+    on_output: Callable[[StreamName, bytes], None] | None = None
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    truncated: set[StreamName] = field(default_factory=set)
+    artifacts: dict[str, bytearray] = field(default_factory=dict)
+    artifact_bytes: int = 0
+    dropped_bytes: int = 0
+
+    def output(self, stream: StreamName, data: bytes) -> bool:
+        """Keep what fits; return whether the guest is flooding us."""
+        buffer = self.stdout if stream == "stdout" else self.stderr
+        kept = data if self.limit_bytes is None else data[: max(0, self.limit_bytes - len(buffer))]
+        buffer += kept
+        if kept and self.on_output is not None:
+            self.on_output(stream, kept)
+        if len(kept) == len(data):
+            return False
+        self.truncated.add(stream)
+        self.dropped_bytes += len(data) - len(kept)
+        return self.limit_bytes is not None and self.dropped_bytes > FLOOD_FACTOR * self.limit_bytes + (1 << 20)
+
+    def artifact(self, path: str, data: bytes) -> None:
+        """Append to an artifact. Raise ProtocolError: an honest guest stays within the bounds and names plain paths."""
+        if not is_plain(path):
+            raise ProtocolError(f"artifact path {path[:100]!r} is not a plain relative path")
+        self.artifact_bytes += len(data)
+        self.artifacts.setdefault(path, bytearray()).extend(data)
+        if self.artifact_bytes > MAX_ARTIFACT_BYTES or len(self.artifacts) > MAX_ARTIFACTS:
+            raise ProtocolError(f"more than {MAX_ARTIFACTS} artifacts or {MAX_ARTIFACT_BYTES} bytes of them")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One execution's end, before it is put into words for the caller."""
+
+    verdict: Verdict
+    value: Any
+    value_is_repr: bool
+    collected: Collected
+    usage: Usage
+    evidence: Mapping[str, Any]
+    duration_seconds: float
+
+
+class Supervisor:
+    """Supervises one execution. `flood()` may be called from the gateway when a guest only ever makes refused calls."""
+
+    def __init__(self, sandbox: Sandbox, attachment: Attachment, limits: Limits, collected: Collected) -> None:
+        self._sandbox = sandbox
+        self._attachment = attachment
+        self._limits = limits
+        self._collected = collected
+        self._stop: Stop | None = None
+
+    async def run(self, request: Execute, gateway: Gateway) -> Ended:
+        """Run the snippet to its end. The sandbox is dead when this returns, raises or is cancelled.
+
+        Raises SandboxLost when the sandbox died through no fault of the guest.
+        """
+        started = time.perf_counter()
+        self._sandbox.listen(self._output)
+        try:
+            with anyio.move_on_after(self._limits.wall_seconds) as scope:
+                await self._attachment.execute(request, Binding(gateway, self._output, self._collected.artifact))
+                await self._attachment.wait_ended()
+            if scope.cancelled_caught:
+                self.stop(Stop.DEADLINE)
+        except ProtocolError:
+            pass  # it left before the snippet was sent; how the sandbox ended says why
+        finally:
+            ending = await end(self._sandbox, self._attachment)
+        duration_seconds = time.perf_counter() - started
+        return self._ended(ending, duration_seconds)
+
+    def stop(self, reason: Stop) -> None:
+        """End the execution; the first reason counts."""
+        self._stop = self._stop or reason
+        self._attachment.hang_up()
+
+    def _output(self, stream: StreamName, data: bytes) -> None:
+        if self._collected.output(stream, data):
+            self.stop(Stop.OUTPUT_FLOOD)
+
+    def _ended(self, ending: Ending, duration_seconds: float) -> Ended:
+        finished, fault = self._attachment.finished, self._attachment.fault
+        stop = self._stop or (Stop.PROTOCOL if fault is not None else None)
+        if stop is Stop.DEADLINE and finished is not None:
+            stop = None  # it finished while we were reaching for it
+        memory_held = self._limits.memory_bytes is not None
+        verdict = judge(
+            stop=stop, fault=str(fault or ""), finished=finished, ending=ending, memory_held=memory_held
+        )
+        hello = self._attachment.hello
+        return Ended(
+            verdict=verdict,
+            value=finished.value if finished else None,
+            value_is_repr=bool(finished and finished.value_is_repr),
+            collected=self._collected,
+            usage=self._sandbox.usage(),
+            evidence={**self._sandbox.evidence, "guest": dict(hello.evidence) if hello else {}},
+            duration_seconds=duration_seconds,
+        )
+
+
+async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:
+    """Hang up and kill, whatever happens around us: cancellation waits until the sandbox is dead."""
+    attachment.hang_up()
+    with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_SECONDS):
+        ending = await sandbox.kill()
+        await attachment.wait_ended()
+        return ending
+    return Ending(lost=f"the sandbox could not be ended within {KILL_SECONDS:g} s")
+
+
+def is_plain(path: str) -> bool:
+    """Whether this is a relative POSIX path of plain names."""
+    parts = path.split("/")
+    return 0 < len(path.encode(errors="replace")) <= MAX_PATH_BYTES and "\0" not in path and not {"", ".", ".."} & {*parts}

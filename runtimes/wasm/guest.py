@@ -1,0 +1,355 @@
+"""One WASM guest in its worker: a store, a thread, a stream to the gateway, a private folder. Runs one snippet."""
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from wasmtime import Engine, Store, WasiConfig, WasmtimeError
+from wasmtime.component import Component, Linker
+
+from gateway.v1 import gateway_pb2 as pb
+from runtimes.wasm.engine import TICK_SECONDS, checked
+
+FLUSH_BYTES = 16 << 10
+"""Output is sent when this much has gathered, at every tick, and before the guest waits for anything."""
+
+DISK_CHECK_TICKS = 10
+"""Every so many ticks the guest's folder is measured, if its size is limited."""
+
+STDOUT, STDERR = 1, 2
+STREAMS = {STDOUT: pb.Output.STREAM_STDOUT, STDERR: pb.Output.STREAM_STDERR}
+FINISHED = {
+    "completed": pb.Finished.KIND_COMPLETED,
+    "raised": pb.Finished.KIND_RAISED,
+    "exited": pb.Finished.KIND_EXITED,
+    "too_large": pb.Finished.KIND_TOO_LARGE,
+}
+
+# What a native interpreter would have died of. (libc's abort traps, and so does a stack that runs over.)
+TRAPS = {"unreachable": 6, "stack": 11, "memory fault": 11, "out of bounds": 11}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the host asks for: one guest, held to these limits (None for not asked)."""
+
+    id: int
+    address: str
+    token: str
+    memory_bytes: int | None
+    cpu_seconds: float | None
+    disk_bytes: int | None
+
+
+class HungUp(Exception):  # noqa: N818 - not an error: the host ended the stream
+    """The host ended the guest's stream; the guest is to stop."""
+
+
+class Exited(Exception):  # noqa: N818 - not an error: the guest left
+    """The guest called os._exit."""
+
+
+class Ticker:
+    """Advances the engine's epoch while at least one guest computes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._computing = 0
+        self._wake = threading.Condition()
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        with self._wake:
+            self._computing += 1
+            self._wake.notify()
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._computing -= 1
+
+    def _tick(self) -> None:
+        while True:
+            with self._wake:
+                while not self._computing:
+                    self._wake.wait()
+            time.sleep(TICK_SECONDS)
+            self._engine.increment_epoch()
+
+
+class Inbox:
+    """Frames from the host. Read straight off the stream until somebody waits with a bound; then by a thread."""
+
+    def __init__(self, stream: Iterator[pb.HostFrame]) -> None:
+        self._stream = stream
+        self._queue: queue.SimpleQueue[pb.HostFrame | None] | None = None
+
+    def take(self, seconds: float | None = None) -> pb.HostFrame | None:
+        """The next frame, None when none came in time. Raise HungUp."""
+        if self._queue is None:
+            if seconds is None:
+                return self._read() or _hung_up()
+            self._queue = queue.SimpleQueue()
+            threading.Thread(target=self._pump, args=(self._queue,), daemon=True).start()
+        try:
+            return self._queue.get(timeout=seconds) or _hung_up()
+        except queue.Empty:
+            return None
+
+    def _read(self) -> pb.HostFrame | None:
+        try:
+            return next(self._stream)
+        except (StopIteration, grpc.RpcError):
+            return None
+
+    def _pump(self, frames: queue.SimpleQueue[pb.HostFrame | None]) -> None:
+        while (frame := self._read()) is not None:
+            frames.put(frame)
+        frames.put(None)
+
+
+def _hung_up() -> pb.HostFrame:
+    raise HungUp
+
+
+class Guest:
+    """Lives once: instantiate, attach, wait for the snippet, run it, say how it ended."""
+
+    def __init__(
+        self,
+        order: Order,
+        folder: Path,
+        attach: Callable[..., Iterator[pb.HostFrame]],
+        engine: Engine,
+        component: Component,
+        linker: Linker,
+        ticker: Ticker,
+    ) -> None:
+        self.order = order
+        self._folder = folder
+        self._engine = engine
+        self._component = component
+        self._linker = linker
+        self._attach = attach
+        self._ticker = ticker
+        self._outbox: queue.SimpleQueue[pb.GuestFrame | None] = queue.SimpleQueue()
+        self._inbox: Inbox | None = None
+        self._output: dict[int, bytearray] = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._writing = threading.Lock()  # wasmtime calls back for raw writes on a thread of its own
+        self._arrived: dict[int, str] = {}
+        self._handles = 0
+        self._ticks = 0
+        self._cpu_start = 0.0
+        self._stopped: str | None = None
+        self._exit_code: int | None = None
+
+    def stop(self, reason: str) -> None:
+        """Make the guest trap at its next tick; the first reason counts."""
+        self._stopped = self._stopped or reason
+
+    def live(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """The guest's whole life. Reports its end exactly once, before the gateway hears its last word."""
+        ending: dict[str, Any] = {"lost": "the guest could not be made"}
+        finished: pb.Finished | None = None
+        store = Store(self._engine)
+        try:
+            with contextlib.suppress(HungUp):
+                ending = {"lost": "the host hung up"}
+                ending, finished = self._run(store)
+        except WasmtimeError as error:
+            ending = {"lost": f"the guest could not be made: {str(error)[:200]}"}
+        finally:
+            report({"id": self.order.id, "ended": ending, "cpu_seconds": time.thread_time() - self._cpu_start})
+            self._leave(finished)
+            store.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, store: Store) -> tuple[dict[str, Any], pb.Finished | None]:
+        run = self._instantiate(store)
+        self._inbox = Inbox(self._attach(iter(self._outbox.get, None)))
+        self._outbox.put(pb.GuestFrame(hello=pb.Hello(token=self.order.token, agent_version="1", language="python")))
+        request = self._inbox.take()
+        assert request is not None
+        self._cpu_start = time.thread_time()
+        guests[threading.get_ident()] = self
+        try:
+            with checked(store, self.order.id, self._check), self._ticker.running():
+                said = run(store, _request(request.execute))
+        except Exited:
+            return {"exit_code": self._exit_code}, None
+        except WasmtimeError as error:
+            return self._trapped(str(error)), None
+        finally:
+            del guests[threading.get_ident()]
+            self.flush()
+        return {}, _finished(said)
+
+    def _instantiate(self, store: Store) -> Callable[..., Any]:
+        for name in ("work", "tmp"):
+            (self._folder / name).mkdir(parents=True)
+        if self.order.memory_bytes is not None:
+            store.set_limits(memory_size=self.order.memory_bytes)
+        wasi = WasiConfig()
+        wasi.stdout_custom = lambda data: self._write(STDOUT, data)
+        wasi.stderr_custom = lambda data: self._write(STDERR, data)
+        wasi.preopen_dir(str(self._folder), "/")
+        store.set_wasi(wasi)
+        store.set_epoch_deadline(1 << 60)
+        instance = self._linker.instantiate(store, self._component)
+        prepare, run = instance.get_func(store, "prepare"), instance.get_func(store, "run")
+        assert prepare is not None
+        assert run is not None
+        prepare(store)
+        return run
+
+    def _leave(self, finished: pb.Finished | None) -> None:
+        """Say the last word, if there is one, and wait until the host has heard it."""
+        if finished is not None:
+            self._outbox.put(pb.GuestFrame(finished=finished))
+        self._outbox.put(None)
+        if self._inbox is not None:
+            with contextlib.suppress(HungUp):
+                while True:
+                    self._inbox.take()
+
+    def _trapped(self, message: str) -> dict[str, Any]:
+        if self._stopped == "killed":
+            return {}
+        if self._stopped is not None:
+            return {"limit": self._stopped}
+        cause = message.rsplit("wasm trap:", 1)[-1] if "wasm trap:" in message else message
+        return {"signal": next((number for text, number in TRAPS.items() if text in cause), 6)}
+
+    def _check(self) -> str | None:
+        """At every tick, in the guest's thread: why it must stop now, if it must."""
+        self.flush()
+        self._ticks += 1
+        cpu_seconds, disk_bytes = self.order.cpu_seconds, self.order.disk_bytes
+        if cpu_seconds is not None and time.thread_time() - self._cpu_start > cpu_seconds:
+            self.stop("cpu_seconds")
+        if disk_bytes is not None and self._ticks % DISK_CHECK_TICKS == 0 and _size(self._folder) > disk_bytes:
+            self.stop("disk_bytes")
+        return self._stopped
+
+    # What the guest may import. All run in the guest's thread.
+
+    def call(self, operation: str, arguments: str) -> str:
+        handle = self.send(operation, arguments)
+        while handle not in self._arrived:
+            self._receive(None)
+        return self._arrived.pop(handle)
+
+    def send(self, operation: str, arguments: str) -> int:
+        self.flush()
+        self._handles += 1
+        call = pb.ToolCall(id=self._handles, operation=operation, arguments=arguments.encode())
+        self._outbox.put(pb.GuestFrame(tool_call=call))
+        return self._handles
+
+    def wait(self, seconds: float) -> str:
+        self.flush()
+        if not self._arrived:
+            self._receive(None if seconds < 0 else seconds)
+        if not self._arrived:
+            return ""
+        handle = next(iter(self._arrived))
+        return f"{handle} {self._arrived.pop(handle)}"
+
+    def sleep(self, seconds: float) -> None:
+        self.flush()
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._receive(left)
+
+    def emit(self, descriptor: int, data: str) -> None:
+        self._write(descriptor, data.encode("latin-1"))
+
+    def artifact(self, path: str, data: str) -> None:
+        self._outbox.put(pb.GuestFrame(artifact=pb.Artifact(path=path, data=data.encode("latin-1"))))
+
+    def exit(self, code: int) -> None:
+        self._exit_code = code
+        raise Exited
+
+    def _receive(self, seconds: float | None) -> None:
+        assert self._inbox is not None
+        frame = self._inbox.take(seconds)
+        if frame is not None and frame.HasField("tool_reply"):
+            reply = frame.tool_reply
+            ok = reply.WhichOneof("outcome") == "value"
+            self._arrived[reply.id] = "1" + reply.value.decode() if ok else "0" + reply.error.decode()
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        with self._writing:
+            buffer = self._output[STDERR if descriptor == STDERR else STDOUT]
+            buffer += data
+        if len(buffer) >= FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._writing:
+            for descriptor, buffer in self._output.items():
+                if buffer:
+                    output = pb.Output(stream=STREAMS[descriptor], data=bytes(buffer))
+                    self._outbox.put(pb.GuestFrame(output=output))
+                    buffer.clear()
+
+
+guests: dict[int, Guest] = {}
+"""The guest that runs in each thread, by which the one linker finds whom a call came from."""
+
+
+def make_linker(engine: Engine) -> Linker:
+    """WASI and the imports of guest.wit, for every guest of this worker: making one costs half a millisecond."""
+    linker = Linker(engine)
+    linker.add_wasip2()
+    with linker.root() as root:
+        for name in ("call", "send", "wait", "sleep", "emit", "artifact", "exit"):
+            root.add_func(name, _import(name))
+    return linker
+
+
+def _import(name: str) -> Callable[..., Any]:
+    method = getattr(Guest, name)
+
+    def imported(_store: object, *arguments: Any) -> Any:
+        return method(guests[threading.get_ident()], *arguments)
+
+    return imported
+
+
+def _request(execute: pb.Execute) -> str:
+    files = {file.path: base64.b64encode(file.data).decode() for file in execute.files}
+    request = {"code": execute.code, "env": dict(execute.env), "files": files, "value_bytes": execute.value_bytes}
+    return json.dumps(request)
+
+
+def _finished(said: str) -> pb.Finished | None:
+    """The guest's answer as its last frame, None when it is not one: a snippet can reach the code that writes it."""
+    head, _, value = said.partition("\n")
+    try:
+        facts = json.loads(head)
+        kind, error = FINISHED[facts.pop("kind")], facts.pop("error", None)
+        return pb.Finished(kind=kind, value=value.encode(), error=error and pb.GuestError(**error), **facts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(Path(root, name)).st_size
+    return total

@@ -1,0 +1,298 @@
+"""`AsyncExec`, the facade: builds the parts once, passes requests on, decides nothing. `sandbox.sync.Exec` mirrors it."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gateway.base import ChainResult, ChainStep, DetailLevel, Gateway, JsonValue, ParallelCall, ToolSummary, CallOutcome
+from gateway.errors import Closed, SandboxError
+from gateway.grant import Grant
+from gateway.journal.base import Journal
+from gateway.journal.memory import MemoryJournal
+from gateway.providers.function import function_tool
+from gateway.tools.model import Tool, ToolExample
+from gateway.tools.registry import ToolRegistry
+from runtimes.base import Backend, Capabilities
+from runtimes.limits import Limits
+from sandbox.assemble import Observer
+from sandbox.config import load_settings
+from sandbox.request import Request
+from sandbox.result import Event, ExecutionResult
+from sandbox.runtime import Runtime, installed_backends
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class AsyncExec:
+    """Runs snippets that may call the tools registered here, and nothing else.
+
+    Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
+    belongs to the event loop it is first used in. Arguments not given come from `toolexec.toml`, then `TOOLEXEC_*`:
+
+    profile        dev, standard (default) or hardened: what executions ask for unless they say otherwise
+    language       likewise, default python
+    limits         likewise: a `Limits` or a mapping of its fields; default 30 s, 256 MiB, 100 tool calls, and 1 MiB of
+                   output a stream
+    allow_unsafe   whether profile dev may run code on this host without isolation (default no)
+    workers        worker processes a backend may keep (default one per core)
+    pool_size      warm sandboxes a backend keeps (default its own choice)
+    journal        where records are kept (default in memory)
+    backends       backend classes by kind (default the installed ones)
+
+    Raises InvalidRequest when one of them is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: str | None = None,
+        language: str | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
+        allow_unsafe: bool | None = None,
+        workers: int | None = None,
+        pool_size: int | None = None,
+        journal: Journal | None = None,
+        backends: Mapping[str, type[Backend]] | None = None,
+    ) -> None:
+        self._settings = load_settings(
+            profile=profile,
+            language=language,
+            limits=None if limits is None else Limits.of(limits).asked(),
+            allow_unsafe=allow_unsafe,
+            workers=workers,
+            pool_size=pool_size,
+        )
+        self._registry = ToolRegistry()
+        self._journal = journal or MemoryJournal()
+        self._runtime = Runtime(
+            self._settings, self._registry, self._journal, installed_backends() if backends is None else backends
+        )
+        self._service: asyncio.Task[None] | None = None
+        self._tasks: TaskGroup | None = None
+        self._opening = anyio.Lock()
+        self._closed = False
+
+    @overload
+    def tool(self, function: Function, /) -> Function: ...
+
+    @overload
+    def tool(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        namespace: str = "",
+        version: str = "",
+        description: str | None = None,
+        tags: Iterable[str] = (),
+        examples: Iterable[ToolExample] = (),
+        notes: str = "",
+        timeout_seconds: float = 30.0,
+    ) -> Callable[[Function], Function]: ...
+
+    def tool(self, function: Any = None, /, **options: Any) -> Any:
+        """Register a function, sync or async, as a tool; a decorator, with or without options.
+
+        Its name, description and schemas come from the function's name, docstring and annotations. Returns the
+        function unchanged. Raises InvalidRequest when the signature cannot be a tool's or the id is taken.
+        """
+        if function is None:
+            return partial(self.tool, **options)
+        self.register(function_tool(function, **options))
+        return function
+
+    def register(self, *tools: Tool) -> None:
+        """Add tools, all or none. Raise InvalidRequest or InvalidToolId."""
+        self._registry.register_all(tools)
+
+    async def execute_code(
+        self,
+        code: str,
+        *,
+        language: str | None = None,
+        profile: str | None = None,
+        backend: str | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
+        allowed_tools: Iterable[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes | str] | None = None,
+    ) -> ExecutionResult:
+        """Run a snippet and return how it ended; what the guest does wrong is in the result, never an exception.
+
+        backend         only among those that the profile permits; None lets policy choose
+        limits          over the defaults, field by field
+        allowed_tools   tool ids and `namespace:*`; None allows every tool
+        env             the snippet's environment; it has no other
+        files           contents by relative path, in the snippet's working folder; what it leaves there comes back as
+                        `result.artifacts`
+
+        Raises InvalidRequest, PolicyDenied, BackendUnavailable, Busy, SandboxLost, Closed.
+        """
+        request = self._request(
+            code,
+            language=language,
+            profile=profile,
+            backend=backend,
+            limits=limits,
+            allowed_tools=allowed_tools,
+            env=env,
+            files=files,
+        )
+        await self._open()
+        return await self._runtime.execute(request, _ignore)
+
+    async def stream_code(
+        self,
+        code: str,
+        *,
+        language: str | None = None,
+        profile: str | None = None,
+        backend: str | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
+        allowed_tools: Iterable[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes | str] | None = None,
+    ) -> AsyncIterator[Event]:
+        """Run a snippet and yield what happens as it happens; the last event is `finished`, with the result.
+
+        Arguments and exceptions are those of `execute_code`. Leaving the loop early ends the execution.
+        """
+        request = self._request(
+            code,
+            language=language,
+            profile=profile,
+            backend=backend,
+            limits=limits,
+            allowed_tools=allowed_tools,
+            env=env,
+            files=files,
+        )
+        tasks = await self._open()
+        async for event in _stream(tasks, partial(self._runtime.execute, request)):
+            yield event
+
+    async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue] | None = None) -> JsonValue:
+        """Call one tool from the host, validated and recorded like a guest's call. Raises a ToolError."""
+        return await self._gateway().run_tool(tool_id, arguments or {})
+
+    async def run_chain(self, steps: Sequence[ChainStep]) -> ChainResult:
+        """Call tools one after another; a step may take the previous step's result."""
+        return await self._gateway().run_chain(steps)
+
+    async def run_parallel(self, calls: Sequence[ParallelCall]) -> tuple[CallOutcome, ...]:
+        """Call independent tools at once; outcomes come in the order of the calls."""
+        return await self._gateway().run_parallel(calls)
+
+    async def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
+        """The tools that fit the words of `query` best; an empty query lists them by id."""
+        return await self._gateway().search_tools(query, limit)
+
+    async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
+        """What a tool is for and how to call it: `summary`, `schema` or `full`."""
+        return await self._gateway().describe_tool(tool_id, level)
+
+    async def list_namespaces(self) -> tuple[str, ...]:
+        """The namespaces of all tools, sorted; the empty one stands for tools without."""
+        return await self._gateway().list_namespaces()
+
+    async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
+        """Worked examples of calls to a tool."""
+        return await self._gateway().list_tool_examples(tool_id, limit)
+
+    async def probe(self) -> dict[str, Capabilities]:
+        """What each backend can do on this host, found out anew."""
+        await self._open()
+        return await self._runtime.probe()
+
+    async def aclose(self) -> None:
+        """End running executions and release everything. Idempotent; what runs is told Closed."""
+        self._closed = True
+        if self._service is not None:
+            self._service.cancel()
+            await asyncio.wait([self._service])
+            self._service = None
+            await self._journal.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _request(self, code: str, *, language: str | None, profile: str | None, **rest: Any) -> Request:
+        return Request.of(
+            code,
+            language=self._settings.language if language is None else language,
+            profile=self._settings.profile if profile is None else profile,
+            default_limits=self._settings.default_limits,
+            **rest,
+        )
+
+    def _gateway(self) -> Gateway:
+        """The host's own gateway: every tool, no budget, recorded under an id of its own."""
+        if self._closed:
+            raise Closed("Exec")
+        return self._runtime.gateway(Grant(execution_id=f"host-{uuid4().hex}"))
+
+    async def _open(self) -> TaskGroup:
+        """Start the runtime on first use; it lives in a task of its own until `aclose`."""
+        async with self._opening:
+            if self._closed:
+                raise Closed("Exec")
+            if self._tasks is None:
+                started: asyncio.Future[TaskGroup] = asyncio.get_running_loop().create_future()
+                self._service = asyncio.create_task(self._runtime.serve(started.set_result))
+                self._service.add_done_callback(partial(_pass_on, started))
+                self._tasks = await started
+        return self._tasks
+
+
+def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]") -> None:
+    """A runtime that could not start says so to whoever waits for it."""
+    if not started.done():
+        error = None if service.cancelled() else service.exception()
+        started.set_exception(error or Closed("Exec"))
+
+
+def _ignore(event: Event) -> None:
+    """Nobody watches: the result has it all."""
+
+
+async def _stream(
+    tasks: TaskGroup, execute: Callable[[Observer], Awaitable[ExecutionResult]]
+) -> AsyncIterator[Event]:
+    """Run an execution in the background and yield its events. Its limits bound how many can pile up."""
+    send, receive = anyio.create_memory_object_stream[Event](math.inf)
+    scope, ended, failures = anyio.CancelScope(), anyio.Event(), list[SandboxError]()
+
+    async def run() -> None:
+        with scope, send:
+            try:
+                send.send_nowait(Event("finished", result=await execute(send.send_nowait)))
+            except SandboxError as error:
+                failures.append(error)  # raised to whoever reads, below
+            finally:
+                ended.set()
+
+    tasks.start_soon(run)
+    try:
+        async for event in receive:
+            yield event
+        if failures:
+            raise failures[0]
+    finally:
+        scope.cancel()
+        receive.close()
+        with anyio.CancelScope(shield=True):
+            await ended.wait()

@@ -1,0 +1,114 @@
+"""A request to run a snippet, checked once, here."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import InvalidRequest
+from gateway.tools.model import ToolId
+from runtimes.limits import Limits
+from runtimes.supervisor import MAX_ARTIFACT_BYTES, is_plain
+from sandbox.profile import Profile, profile_named
+
+MAX_CODE_BYTES = 1 << 20
+MAX_FILES = 100
+MAX_ENV_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to run and how. `limits` has the defaults filled in; `allowed_tools` None means every tool."""
+
+    code: str
+    language: str
+    profile: Profile
+    backend: str | None
+    limits: Limits
+    allowed_tools: frozenset[str] | None
+    env: Mapping[str, str]
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        *,
+        language: str,
+        profile: str,
+        backend: str | None,
+        limits: Limits | Mapping[str, Any] | None,
+        default_limits: Limits,
+        allowed_tools: Iterable[str] | None,
+        env: Mapping[str, str] | None,
+        files: Mapping[str, bytes | str] | None,
+    ) -> "Request":
+        """Check everything. Raise InvalidRequest that says what is wrong and what fits."""
+        return cls(
+            code=_code(code),
+            language=_text("language", language),
+            profile=profile_named(profile),
+            backend=None if backend is None else _text("backend", backend),
+            limits=Limits.of(limits).over(default_limits),
+            allowed_tools=None if allowed_tools is None else _allowed(allowed_tools),
+            env=_env(env or {}),
+            files=_files(files or {}),
+        )
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(f"{name} must be a non-empty string, not {value!r}")
+    return value
+
+
+def _code(code: object) -> str:
+    if not isinstance(code, str):
+        raise InvalidRequest(f"code must be a string, not {type(code).__name__}")
+    size_bytes = len(_utf8("code", code))
+    if size_bytes > MAX_CODE_BYTES:
+        raise InvalidRequest(f"code of {size_bytes} bytes is over {MAX_CODE_BYTES}; hand data over as `files`")
+    return code
+
+
+def _utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{name} has a lone surrogate at position {error.start}; it is not Unicode text") from None
+
+
+def _allowed(allowed_tools: Iterable[str]) -> frozenset[str]:
+    if isinstance(allowed_tools, str):
+        raise InvalidRequest("allowed_tools must be a collection of tool ids, not one string")
+    return frozenset(_allowed_id(entry) for entry in allowed_tools)
+
+
+def _allowed_id(entry: str) -> str:
+    """A tool id, or `namespace:*`."""
+    text = _text("a tool id in allowed_tools", entry)
+    ToolId.parse(text[:-1] + "any" if text.endswith(":*") else text)
+    return text
+
+
+def _env(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidRequest(f"env must map strings to strings, not {name!r} to {type(value).__name__}")
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidRequest(f"env name {name!r} is empty or holds '=', or a NUL is in it or its value")
+    if sum(len(_utf8("env", name + value)) for name, value in env.items()) > MAX_ENV_BYTES:
+        raise InvalidRequest(f"env is over {MAX_ENV_BYTES} bytes; hand data over as `files`")
+    return dict(env)
+
+
+def _files(files: Mapping[str, bytes | str]) -> dict[str, bytes]:
+    contents: dict[str, bytes] = {}
+    for path, data in files.items():
+        if not isinstance(path, str) or not is_plain(path):
+            raise InvalidRequest(f"file path {path!r} must be relative, with forward slashes and no '.' or '..'")
+        if not isinstance(data, (bytes, str)):
+            raise InvalidRequest(f"file {path!r} must be bytes or text, not {type(data).__name__}")
+        contents[path] = data if isinstance(data, bytes) else _utf8(f"file {path!r}", data)
+    if len(contents) > MAX_FILES or sum(map(len, contents.values())) > MAX_ARTIFACT_BYTES:
+        raise InvalidRequest(f"files are more than {MAX_FILES} or over {MAX_ARTIFACT_BYTES} bytes together")
+    return contents

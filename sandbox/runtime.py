@@ -1,0 +1,229 @@
+"""Routes a request to a backend: decides, opens a grant at the gateway, supervises, puts the result together."""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gateway.direct import DirectGateway
+from gateway.errors import Closed, SandboxError, SandboxLost
+from gateway.frames import Execute
+from gateway.grant import Grant
+from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
+from gateway.runner import Runner
+from gateway.server import GatewayServer
+from gateway.tools.registry import ToolRegistry
+from gateway.tools.search import ToolSearch
+from runtimes._failure import Stop
+from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
+from runtimes.folder import make_folder, remove_folder
+from runtimes.limits import Limits
+from runtimes.pool import Claimed, Pool, Pools
+from runtimes.supervisor import Collected, Supervisor, end
+from sandbox.assemble import Observer, call_observer, make_result, output_observer
+from sandbox.config import Settings
+from sandbox.policy import Decision, Wanted, decide
+from sandbox.request import Request
+from sandbox.result import Event, ExecutionResult
+
+GROUP = "toolexec.backends"
+RECORD_SECONDS = 5.0
+"""How long a cancelled execution may still take to record its end."""
+
+CLOSE_SECONDS = 15.0
+"""How long closing waits for executions to hear of it."""
+
+BackendClass = type[Backend]
+
+
+def installed_backends() -> dict[str, BackendClass]:
+    """Every backend class that this environment has, by kind. Loading one imports nothing heavy."""
+    return {entry.name: entry.load() for entry in entry_points(group=GROUP)}
+
+
+class Runtime:
+    """Everything that runs executions, between `serve` and its cancellation."""
+
+    def __init__(
+        self, settings: Settings, registry: ToolRegistry, journal: Journal, backends: Mapping[str, BackendClass]
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._journal = journal
+        self._classes = backends
+        self._search = ToolSearch(registry)
+        self._runner = Runner(registry)
+        self._backends: dict[str, Backend] = {}
+        self._capabilities: dict[str, Capabilities] = {}
+        self._probing = anyio.Lock()
+        self._pools: Pools | None = None
+        self._running = 0
+        self._idle = anyio.Event()
+        self._closing = False
+
+    async def serve(self, started: Callable[[TaskGroup], None]) -> None:
+        """Own server, backends and pools until cancelled; then leave nothing behind. Calls `started` when ready."""
+        folder = make_folder()
+        try:
+            async with GatewayServer(folder) as server, anyio.create_task_group() as tasks:
+                self._open(folder, server, tasks)
+                try:
+                    started(tasks)
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self._close()
+                    tasks.cancel_scope.cancel()
+        finally:
+            remove_folder(folder)
+
+    async def probe(self) -> dict[str, Capabilities]:
+        """What each installed backend can do here, found out anew."""
+        async with self._probing, anyio.create_task_group() as probes:
+            for kind, backend in self._backends.items():
+                probes.start_soon(self._probe, kind, backend)
+        return dict(self._capabilities)
+
+    def gateway(self, grant: Grant, on_call: Callable[[ToolCall], None] | None = None) -> DirectGateway:
+        """A gateway with the rights of `grant`."""
+        return DirectGateway(grant, self._runner, self._registry, self._search, self._journal, on_call)
+
+    async def warm(self) -> None:
+        """Make the sandboxes that a default request would use."""
+        request = Request.of(
+            "", language=self._settings.language, profile=self._settings.profile, backend=None, limits=None,
+            default_limits=self._settings.default_limits, allowed_tools=None, env=None, files=None,
+        )
+        self._pool(await self._decide(request), request).warm()
+
+    async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
+        """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""
+        self._running += 1
+        try:
+            return await self._execute(request, observe)
+        except SandboxLost as error:
+            if self._closing:
+                raise Closed("Exec") from error
+            raise
+        finally:
+            self._running -= 1
+            self._idle.set()
+
+    async def _execute(self, request: Request, observe: Observer) -> ExecutionResult:
+        decision = await self._decide(request)
+        execution_id = uuid4().hex
+        claimed = await self._pool(decision, request).claim()
+        started = time.perf_counter()
+        try:
+            await self._journal.append(_started(execution_id, request, decision))
+            observe(Event("started", execution_id=execution_id, backend=decision.backend))
+            result = await self._supervise(execution_id, request, decision, claimed, observe)
+        except BaseException as error:
+            await end(claimed.sandbox, claimed.attachment)
+            how = error.code if isinstance(error, SandboxError) else "cancelled"
+            await self._record_end(execution_id, how, time.perf_counter() - started, {})
+            raise
+        await self._record_end(execution_id, result.outcome, result.duration_seconds, result.evidence)
+        return result
+
+    async def _supervise(
+        self, execution_id: str, request: Request, decision: Decision, claimed: Claimed, observe: Observer
+    ) -> ExecutionResult:
+        limits = decision.limits
+        collected = Collected(limits.output_bytes, output_observer(observe))
+        supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, collected)
+        gateway = self.gateway(_grant(execution_id, request, limits), call_observer(observe))
+        gateway.on_flood = lambda: supervisor.stop(Stop.CALL_FLOOD)
+        execute = Execute(execution_id, request.code, request.env, request.files)
+        ended = await supervisor.run(execute, gateway)
+        result = make_result(execution_id, request, decision, ended, gateway.calls)
+        for artifact in result.artifacts:
+            observe(Event("artifact", artifact=artifact))
+        return result
+
+    async def _decide(self, request: Request) -> Decision:
+        if not self._capabilities:
+            await self.probe()
+        wanted = Wanted(request.language, request.backend, request.limits)
+        return decide(
+            request.profile, wanted, self._capabilities, allow_unsafe=self._settings.allow_unsafe
+        )
+
+    def _pool(self, decision: Decision, request: Request) -> Pool:
+        assert self._pools is not None
+        backend = self._backends[decision.backend]
+        spec = _spec(request.language, decision)
+        size = backend.warm_size if self._settings.pool_size is None else self._settings.pool_size
+        usual = decision.limits == self._settings.default_limits
+        return self._pools.pool(backend, spec, size if usual else min(size, 2))
+
+    def _open(self, folder: Path, server: GatewayServer, tasks: TaskGroup) -> None:
+        self._pools = Pools(server, tasks)
+        for kind, backend in self._classes.items():
+            own = folder / kind
+            own.mkdir(mode=0o700)
+            self._backends[kind] = backend(BackendContext(own, tasks, self._settings.workers))
+
+    async def _close(self) -> None:
+        """End everything and wait until whoever ran something was told."""
+        self._closing = True
+        if self._pools is not None:
+            await self._pools.aclose()
+        for backend in self._backends.values():
+            await backend.aclose()
+        with anyio.move_on_after(CLOSE_SECONDS):
+            while self._running:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+
+    async def _probe(self, kind: str, backend: Backend) -> None:
+        self._capabilities[kind] = await backend.probe()
+
+    async def _record_end(
+        self, execution_id: str, outcome: str, duration_seconds: float, evidence: Mapping[str, Any]
+    ) -> None:
+        record = ExecutionFinished(
+            execution_id=execution_id,
+            at=datetime.now(UTC),
+            outcome=outcome,
+            duration_seconds=duration_seconds,
+            evidence=evidence,
+        )
+        with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_SECONDS):
+            await self._journal.append(record)
+
+
+def _started(execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
+    return ExecutionStarted(
+        execution_id=execution_id,
+        at=datetime.now(UTC),
+        code=request.code,
+        language=request.language,
+        profile=request.profile.name,
+        backend=decision.backend,
+        limits=decision.limits.asked(),
+        allowed_tools=None if request.allowed_tools is None else tuple(sorted(request.allowed_tools)),
+    )
+
+
+def _grant(execution_id: str, request: Request, limits: Limits) -> Grant:
+    return Grant(
+        execution_id=execution_id,
+        allowed_tools=request.allowed_tools,
+        tool_calls=limits.tool_calls,
+        chain_steps=limits.chain_steps,
+        deadline=None if limits.wall_seconds is None else time.monotonic() + limits.wall_seconds,
+    )
+
+
+def _spec(language: str, decision: Decision) -> SandboxSpec:
+    """The part of the limits that this backend holds from a sandbox's start."""
+    names = ("memory_bytes", "cpu_seconds", "disk_bytes", "pids")
+    held = {name: value for name, value in decision.limits.asked().items() if name in names and name in decision.enforced}
+    return SandboxSpec(language=language, **held)

@@ -1,0 +1,133 @@
+"""What a model is told about a tool."""
+
+import dataclasses
+import enum
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.errors import InvalidInput
+from gateway.providers.function import function_tool
+from gateway.tools.docs import describe, examples, signature
+from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tools.registry import RegisteredTool, ToolRegistry
+
+
+class Kind(enum.Enum):
+    A = "a"
+    B = "b"
+
+
+class Node(BaseModel):
+    value: int
+    children: list["Node"] = []
+
+
+def lookup(id: str, limit: int = 10) -> list[str]:  # noqa: A002
+    """Find rows
+    by id.
+
+    Slow on Mondays.
+    """
+    return [id] * limit
+
+
+def registered(tool: Tool) -> RegisteredTool:
+    return ToolRegistry([tool]).tools()[0]
+
+
+EXAMPLES = tuple(ToolExample(f"case {number}", {"id": "x"}, "a list") for number in range(3))
+
+
+def test_levels_add_to_each_other() -> None:
+    tool = registered(function_tool(lookup, namespace="crm", tags=["db"], examples=EXAMPLES, notes="careful"))
+    short = describe(tool, "summary")
+    assert short == {
+        "id": "crm:lookup",
+        "name": "lookup",
+        "namespace": "crm",
+        "version": "",
+        "description": "Find rows by id.",
+        "tags": ["db"],
+        "signature": "tools.crm.lookup(id: str, limit: int = 10) -> list[str]",
+    }
+    middle = describe(tool, "schema")
+    assert middle == short | {"input_schema": tool.tool.input_schema, "output_schema": tool.tool.output_schema}
+    full = describe(tool, "full")
+    assert full["description"] == "Find rows\nby id.\n\nSlow on Mondays."
+    assert full["notes"] == "careful"
+    assert full["examples"] == [
+        {"title": f"case {number}", "arguments": {"id": "x"}, "result_hint": "a list"} for number in range(3)
+    ]
+    assert set(full) == {*middle, "notes", "examples"}
+
+
+def test_what_is_described_is_a_copy() -> None:
+    tool = registered(function_tool(lookup, examples=EXAMPLES))
+    describe(tool, "schema")["input_schema"].clear()
+    examples(tool, 1)[0]["arguments"].clear()
+    assert describe(tool, "schema")["input_schema"]["required"] == ["id"]
+    assert examples(tool, 1)[0]["arguments"] == {"id": "x"}
+
+
+def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match="summary, schema, full"):
+        describe(registered(function_tool(lookup)), "everything")
+
+
+def test_examples_are_limited() -> None:
+    tool = registered(function_tool(lookup, examples=EXAMPLES))
+    assert [example["title"] for example in examples(tool, 2)] == ["case 0", "case 1"]
+    assert len(examples(tool, 100)) == 3
+
+
+def test_signatures_of_all_kinds_of_types() -> None:
+    def many(
+        a: list[dict[str, int]],
+        node: Node,
+        b: Kind,
+        c: Literal[1, "x"],
+        d: float | None = None,
+        e: Any = object,
+        f: str = "y" * 100,
+        **more: bool,
+    ) -> dict[str, list[Node]]:
+        raise NotImplementedError
+
+    assert signature(registered(function_tool(many))) == (
+        "tools.many(a: list[dict[str, int]], node: dict[str, Any], b: Literal['a', 'b'], c: Literal[1, 'x'], "
+        "d: float | None = None, e: Any = ..., f: str = ..., **more: bool) -> dict[str, list[dict[str, Any]]]"
+    )
+
+
+def test_a_tool_that_no_attribute_reaches_is_shown_by_its_id() -> None:
+    made = function_tool(lookup, namespace="crm")
+    for tool_id in ("crm:look-up", "crm:import", "my.crm:lookup", "2fast"):
+        tool = dataclasses.replace(made, id=ToolId.parse(tool_id))
+        assert signature(registered(tool)) == f'tools.run_tool("{tool_id}", dict[str, Any]) -> list[str]'
+
+
+def test_an_older_version_is_shown_by_its_full_id() -> None:
+    made = function_tool(lookup)
+    registry = ToolRegistry(
+        dataclasses.replace(made, id=ToolId.parse(text)) for text in ("crm:lookup:1.0.0", "crm:lookup:2.0.0")
+    )
+    assert signature(registry.resolve("crm:lookup:2.0.0")).startswith("tools.crm.lookup(")
+    assert signature(registry.resolve("crm:lookup:1.0.0")).startswith('tools.run_tool("crm:lookup:1.0.0"')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"properties": {"a": True, "b": {}, "c": {"type": ["string", "null"]}, "d": {"anyOf": [{}]}}},
+        {"properties": {"a b": {}}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"x": {"const": 1}}}}},
+        {"properties": {"a": {"$ref": "#/properties/a"}}},
+        {"properties": {"a": {"type": "array", "prefixItems": [{}]}, "b": {"enum": list(range(100))}}},
+    ],
+)
+def test_foreign_schemas_have_a_signature_too(schema: dict[str, Any]) -> None:
+    tool = dataclasses.replace(function_tool(lookup), input_schema=schema)
+    assert signature(registered(tool)).startswith("tools.")

@@ -1,0 +1,69 @@
+"""Tool ids and tools."""
+
+import random
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import InvalidRequest, InvalidToolId
+from gateway.providers.function import function_tool
+from gateway.tools.model import RESERVED_NAMES, ToolId, version_key
+
+PART = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=128)
+
+
+@given(name=PART, namespace=PART, version=PART)
+def test_every_form_survives_parsing(name: str, namespace: str, version: str) -> None:
+    for tool_id in (ToolId(name), ToolId(name, namespace), ToolId(name, namespace, version)):
+        assert ToolId.parse(str(tool_id)) == tool_id
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_an_id_or_a_clear_refusal(text: str) -> None:
+    try:
+        tool_id = ToolId.parse(text)
+    except InvalidToolId:
+        return
+    assert str(tool_id) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "a:", ":a", "a::b", "a:b:c:d", "a b", "a\n", "ä", "a/b", "x" * 129, "a:b:" + "1" * 129, "a\x00"]
+)
+def test_malformed_ids_are_refused(text: str) -> None:
+    with pytest.raises(InvalidToolId):
+        ToolId.parse(text)
+
+
+def test_a_version_without_namespace_is_refused_and_not_dropped() -> None:
+    with pytest.raises(InvalidToolId, match="needs a namespace"):
+        ToolId("lookup", version="1.0.0")
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED_NAMES), "_private", "__class__"])
+def test_names_that_the_guest_uses_otherwise_are_unreachable(name: str) -> None:
+    for tool_id in (ToolId(name), ToolId("x", name), ToolId(name, "x")):
+        with pytest.raises(InvalidToolId, match="reserved"):
+            tool_id.check_reachable()
+
+
+@pytest.mark.parametrize("name", ["aioli", "run_tools", "tool_error", "toolerror", "a_", "search"])
+def test_names_that_merely_look_reserved_are_fine(name: str) -> None:
+    ToolId(name).check_reachable()
+
+
+def test_versions_sort_as_semantic_versioning_says() -> None:
+    ordered = ["nightly", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta.2", "1.0.0-beta.11"]
+    ordered += ["1.0.0-rc.1", "1.0.0", "1.2", "1.9.0", "1.10.0", "v2.0.0"]
+    shuffled = random.Random(7).sample(ordered, len(ordered))
+    assert sorted(shuffled, key=version_key) == ordered
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_must_be_a_positive_time(seconds: float) -> None:
+    def nothing() -> None: ...
+
+    with pytest.raises(InvalidRequest, match="timeout_seconds"):
+        function_tool(nothing, timeout_seconds=seconds)
