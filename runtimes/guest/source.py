@@ -1,7 +1,10 @@
 """A snippet's text: its common indentation taken off, and known to Python's tracebacks."""
 
 import linecache
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
 
 FILENAME = "<snippet>"
 
@@ -31,9 +34,31 @@ def read_source(code: str) -> Source:
 
 def register(source: Source) -> None:
     """Let tracebacks, warnings and `inspect` show the snippet's lines."""
-    lines = [line + "\n" for line in source.text.split("\n")]
     # No modification time: linecache then never looks for the file.
-    linecache.cache[FILENAME] = (len(source.text), None, lines, FILENAME)
+    linecache.cache[FILENAME] = (len(source.text), None, _Lines(source.text), FILENAME)  # type: ignore[assignment]  # a list to its users
+
+
+class _Lines(Sequence[str]):
+    """The text's lines with their ends, split on first use: most snippets never show one."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return [line + "\n" for line in self._text.split("\n")]
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._lines[index]
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
 
 def _common_start(margins: list[str]) -> str:

@@ -28,6 +28,9 @@ TICK_SECONDS = 0.01
 MAX_MEMORY_BYTES = 4 << 30
 """Address space of one guest; the whole of wasm32. Only touched pages cost memory."""
 
+STACK_BYTES = 2 << 20
+"""wasmtime's own 512 KiB run out at 150 nested brackets."""
+
 _POOLING = {
     "max_core_instances_per_component": 200,
     "max_memories_per_component": 4,
@@ -51,6 +54,7 @@ def make_engine(max_guests: int) -> tuple[Engine, bool]:
     config = Config()
     config.epoch_interruption = True
     config.wasm_component_model = True
+    config.max_wasm_stack = STACK_BYTES
     pools = _pool(config, max_guests)
     return Engine(config), pools
 

@@ -176,7 +176,7 @@ class Guest:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, store: Store) -> tuple[dict[str, Any], pb.Finished | None]:
-        run = self._instantiate(store)
+        run, hand_out = self._instantiate(store)
         self._inbox = Inbox(self._attach(iter(self._outbox.get, None)))
         self._outbox.put(pb.GuestFrame(hello=pb.Hello(token=self.order.token, agent_version="1", language="python")))
         request = self._inbox.take()
@@ -185,7 +185,9 @@ class Guest:
         guests[threading.get_ident()] = self
         try:
             with checked(store, self.order.id, self._check), self._ticker.running():
-                said = run(store, _request(request.execute))
+                said = run(store, *_request(request.execute))
+                if any(os.scandir(self._folder / "work")):
+                    hand_out(store)
         except Exited:
             return {"exit_code": self._exit_code}, None
         except WasmtimeError as error:
@@ -195,7 +197,7 @@ class Guest:
             self.flush()
         return {}, _finished(said)
 
-    def _instantiate(self, store: Store) -> Callable[..., Any]:
+    def _instantiate(self, store: Store) -> tuple[Callable[..., Any], Callable[..., Any]]:
         for name in ("work", "tmp"):
             (self._folder / name).mkdir(parents=True)
         if self.order.memory_bytes is not None:
@@ -207,11 +209,12 @@ class Guest:
         store.set_wasi(wasi)
         store.set_epoch_deadline(1 << 60)
         instance = self._linker.instantiate(store, self._component)
-        prepare, run = instance.get_func(store, "prepare"), instance.get_func(store, "run")
+        prepare, run, hand_out = (instance.get_func(store, name) for name in ("prepare", "run", "hand-out"))
         assert prepare is not None
         assert run is not None
+        assert hand_out is not None
         prepare(store)
-        return run
+        return run, hand_out
 
     def _leave(self, finished: pb.Finished | None) -> None:
         """Say the last word, if there is one, and wait until the host has heard it."""
@@ -329,10 +332,11 @@ def _import(name: str) -> Callable[..., Any]:
     return imported
 
 
-def _request(execute: pb.Execute) -> str:
+def _request(execute: pb.Execute) -> tuple[str, int, str, str]:
+    """The arguments of the guest's `run`. Without environment and files, which is usual, nothing is encoded."""
+    env = json.dumps(dict(execute.env)) if execute.env else ""
     files = {file.path: base64.b64encode(file.data).decode() for file in execute.files}
-    request = {"code": execute.code, "env": dict(execute.env), "files": files, "value_bytes": execute.value_bytes}
-    return json.dumps(request)
+    return execute.code, execute.value_bytes, env, json.dumps(files) if files else ""
 
 
 def _finished(said: str) -> pb.Finished | None:
