@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from gateway.errors import InvalidRequest
@@ -50,10 +50,8 @@ class Limits:
     chain_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                _check(field.name, value)
+        for name, value in self.asked().items():
+            _check(name, value)
 
     @classmethod
     def of(cls, limits: "Limits | Mapping[str, Any] | None") -> Self:
@@ -75,7 +73,8 @@ class Limits:
 
     def asked(self) -> dict[LimitName, Any]:
         """The bounds that are set."""
-        return {name: value for name, value in asdict(self).items() if value is not None}  # type: ignore[misc]  # keys are the fields
+        values = ((name, getattr(self, name)) for name in LIMIT_NAMES)
+        return {name: value for name, value in values if value is not None}
 
 
 def _check(name: str, value: object) -> None:

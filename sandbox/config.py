@@ -1,6 +1,7 @@
 """Settings: from arguments, then `toolexec.toml` in the working folder, then `TOOLEXEC_*` in the environment."""
 
 import os
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
         numbers = {name: float(value) if isinstance(value, str) else value for name, value in limits.items()}
         return Limits.of({name: _whole(name, value) for name, value in numbers.items()}).asked()  # type: ignore[return-value]  # keys are LimitName
 
-    @property
+    @cached_property
     def default_limits(self) -> Limits:
         return Limits.of(self.limits).over(DEFAULT_LIMITS)
 

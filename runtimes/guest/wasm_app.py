@@ -157,6 +157,8 @@ def _practise() -> None:
 
 _set_up()
 _practise()
-# Objects made before this line are never scanned by the guest's collector, so their pages stay shared between guests.
 gc.collect()
+# Fills the gaps in the heap, so that what a guest makes lies together on few pages instead of one here and one there.
+BALLAST = [bytes(size) for size in range(0, 496, 8) for _ in range(200)]
+# Objects made before this line are never scanned by the guest's collector, so their pages stay shared between guests.
 gc.freeze()

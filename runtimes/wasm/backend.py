@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import anyio
 
 from gateway.endpoint import Endpoint
-from gateway.errors import BackendUnavailable, SandboxLost
+from gateway.errors import BackendUnavailable, Closed, SandboxLost
 from runtimes._process import ChildProcess, Lines, start
 from runtimes.base import BackendContext, Capabilities, Ending, OutputSink, SandboxSpec, Usage
 from runtimes.limits import LimitName
@@ -192,9 +192,8 @@ class WasmBackend:
 
     async def _worker(self) -> Worker:
         """The worker with the fewest guests, started and ready. Raise BackendUnavailable or SandboxLost."""
-        reason, fix = _obstacle()
-        if reason or self._closed:
-            raise BackendUnavailable(self.kind, reason or "it was closed", fix or "Make a new one")
+        if self._closed:
+            raise Closed("backend")
         async with self._starting:
             self._workers = [worker for worker in self._workers if not worker.dead]
             while len(self._workers) < self._context.workers:
@@ -208,6 +207,9 @@ class WasmBackend:
         return worker
 
     def _spawn(self) -> Worker:
+        reason, fix = _obstacle()
+        if reason:
+            raise BackendUnavailable(self.kind, reason, fix)
         folder = Path(tempfile.mkdtemp(prefix="wasm-", dir=self._context.folder))
         argv = (sys.executable, "-I", "-m", "runtimes.wasm.worker")
         process = start(argv, folder=folder, env={"GRPC_VERBOSITY": "ERROR", "LC_ALL": "C.UTF-8"})

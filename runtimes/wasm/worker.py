@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Worker:
         self._parts = (engine, component, make_linker(engine), Ticker(engine))
         self._stubs: dict[str, pb_grpc.GatewayServiceStub] = {}
         self._guests: dict[int, Guest] = {}
+        self._threads = ThreadPoolExecutor(max_guests, thread_name_prefix="guest")
 
     def obey(self, line: bytes) -> None:
         order = json.loads(line)
@@ -53,7 +55,7 @@ class Worker:
     def _start(self, order: Order) -> None:
         guest = Guest(order, self._folder / str(order.id), self._stub(order.address).Attach, *self._parts)
         self._guests[order.id] = guest
-        threading.Thread(target=self._live, args=(guest,), daemon=True).start()
+        self._threads.submit(self._live, guest)
 
     def _stub(self, address: str) -> pb_grpc.GatewayServiceStub:
         """One connection for all guests of a gateway."""
