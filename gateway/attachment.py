@@ -31,8 +31,9 @@ class Line:
 class Attachment:
     """One guest's stream, from the token that was made for it to the guest's last word.
 
-    `hello` is None until the guest attached, `finished` until it said how the snippet ended. Invariant: `binding` is
-    set once, before the snippet is sent, and until then every tool call of the guest is refused.
+    `hello` is None until the guest attached, `finished` until it said how the snippet ended. `fault` is how it broke
+    the contract; `failure` is what failed on the host's side, such as a journal, for whoever asked for it. Invariant:
+    `binding` is set once, before the snippet is sent, and until then every tool call of the guest is refused.
     """
 
     def __init__(self, endpoint: Endpoint, forget: Callable[[], None]) -> None:
@@ -41,6 +42,7 @@ class Attachment:
         self.binding: Binding | None = None
         self.finished: Finished | None = None
         self.fault: ProtocolError | None = None
+        self.failure: Exception | None = None
         self._line: Line | None = None
         self._forget = forget
         self._attached = anyio.Event()

@@ -59,7 +59,7 @@ class GatewayClient:
         return tuple(json.loads(response.examples))
 
     async def aclose(self) -> None:
-        await self._channel.close()
+        await self._channel.close(grace=None)
 
     async def __aenter__(self) -> Self:
         return self

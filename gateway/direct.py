@@ -37,8 +37,9 @@ _CLOCK_SLACK_SECONDS = 0.005
 class DirectGateway:
     """What one execution may do, in the host's own process. Implements `gateway.base.Gateway`.
 
-    `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true when the guest
-    goes on making calls that are refused: stop it. A journal that fails stops the call: its error comes out as it is.
+    `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
+    is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
+    its error comes out as it is.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class DirectGateway:
         search: ToolSearch,
         journal: Journal,
         on_call: Callable[[ToolCall], None] | None = None,
+        on_flood: Callable[[], None] | None = None,
     ) -> None:
         self.grant = grant
         self.flooded = False
+        self._on_flood = on_flood
         self._runner = runner
         self._registry = registry
         self._search = search
@@ -136,6 +139,8 @@ class DirectGateway:
     async def _refuse(self, via: str, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
         """Record a call that is not made."""
         if self._refused >= MAX_REFUSED:
+            if not self.flooded and self._on_flood is not None:
+                self._on_flood()
             self.flooded = True
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1

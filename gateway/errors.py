@@ -27,7 +27,7 @@ succeed later without a change.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 
 class SandboxError(Exception):
@@ -125,7 +125,9 @@ class ToolError(SandboxError):
 
     code = "tool_error"
 
-    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None, retryable: bool | None = None) -> None:
+    def __init__(
+        self, message: str, *, details: Mapping[str, Any] | None = None, retryable: bool | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.details: dict[str, Any] = dict(details or {})

@@ -1,5 +1,6 @@
 """Validates, calls and bounds one tool call."""
 
+import asyncio
 from collections.abc import Mapping
 
 import anyio
@@ -68,6 +69,14 @@ async def _answer(tool: RegisteredTool, arguments: dict[str, JsonValue]) -> Json
         return await tool.tool.provider.call(arguments)
     except ToolError:
         raise
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: the tool awaited something that was cancelled, which is its failure.
+        raise ToolFailed(
+            "CancelledError: the tool was cancelled from within", details={"type": "CancelledError"}
+        ) from exc
     except Exception as exc:
         raise ToolFailed(_failure_text(exc), details={"type": type(exc).__name__}) from exc
 

@@ -27,7 +27,7 @@ class GatewayServer:
         self._socket = folder / "gateway.sock"
         self._attachments: dict[bytes, Attachment] = {}
         self._server = grpc.aio.server(options=OPTIONS)
-        pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(self._lookup), self._server)  # type: ignore[no-untyped-call]  # generated
+        pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(self._lookup), self._server)
         self._open = False
 
     @property
@@ -46,7 +46,11 @@ class GatewayServer:
             raise Closed("gateway server")
         endpoint = Endpoint(self.address, new_token())
         key = token_key(endpoint.token)
-        attachment = Attachment(endpoint, lambda: self._attachments.pop(key, None) and None)
+
+        def forget() -> None:
+            self._attachments.pop(key, None)
+
+        attachment = Attachment(endpoint, forget)
         self._attachments[key] = attachment
         return attachment
 

@@ -91,42 +91,42 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
             raise Unauthenticated
         return attachment.binding
 
-    async def RunTool(self, request: pb.RunToolRequest, context: Context) -> pb.RunToolResponse:  # type: ignore[override]  # noqa: N802
+    async def RunTool(self, request: pb.RunToolRequest, context: Context) -> pb.RunToolResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
             return {"tool_id": request.tool_id, "arguments": json.loads(request.arguments or b"{}")}
 
         return pb.RunToolResponse(value=await self._unary(context, "run_tool", arguments))
 
-    async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # type: ignore[override]  # noqa: N802
+    async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
             return {"steps": [_chain_step(step) for step in request.steps]}
 
         return pb.RunChainResponse(result=await self._unary(context, "run_chain", arguments))
 
-    async def RunParallel(self, request: pb.RunParallelRequest, context: Context) -> pb.RunParallelResponse:  # type: ignore[override]  # noqa: N802
+    async def RunParallel(self, request: pb.RunParallelRequest, context: Context) -> pb.RunParallelResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
             calls = [{"tool_id": c.tool_id, "arguments": json.loads(c.arguments or b"{}")} for c in request.calls]
             return {"calls": calls}
 
         return pb.RunParallelResponse(results=await self._unary(context, "run_parallel", arguments))
 
-    async def SearchTools(self, request: pb.SearchToolsRequest, context: Context) -> pb.SearchToolsResponse:  # type: ignore[override]  # noqa: N802
+    async def SearchTools(self, request: pb.SearchToolsRequest, context: Context) -> pb.SearchToolsResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
             return {"query": request.query, **({"limit": request.limit} if request.limit else {})}
 
         return pb.SearchToolsResponse(tools=await self._unary(context, "search_tools", arguments))
 
-    async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:  # type: ignore[override]  # noqa: ARG002, N802
+    async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:  # noqa: ARG002, N802
         names = await self._unary(context, "list_namespaces", dict)
         return pb.ListNamespacesResponse(namespaces=json.loads(names))
 
-    async def DescribeTool(self, request: pb.DescribeToolRequest, context: Context) -> pb.DescribeToolResponse:  # type: ignore[override]  # noqa: N802
+    async def DescribeTool(self, request: pb.DescribeToolRequest, context: Context) -> pb.DescribeToolResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
             return {"tool_id": request.tool_id, **({"level": request.level} if request.level else {})}
 
         return pb.DescribeToolResponse(tool=await self._unary(context, "describe_tool", arguments))
 
-    async def ListToolExamples(  # type: ignore[override]  # noqa: N802
+    async def ListToolExamples(  # noqa: N802
         self, request: pb.ListToolExamplesRequest, context: Context
     ) -> pb.ListToolExamplesResponse:
         def arguments() -> dict[str, Any]:
@@ -150,7 +150,7 @@ class _Stream:
         try:
             while self._attachment.finished is None:
                 frame = await self._context.read()
-                if frame is grpc.aio.EOF:
+                if not isinstance(frame, pb.GuestFrame):
                     break
                 await self._take(frame)
         except ProtocolError as fault:
@@ -183,6 +183,9 @@ class _Stream:
                 reply.error = encode_error(error)
             async with self._write:
                 await self._context.write(pb.HostFrame(tool_reply=reply))
+        except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
+            self._attachment.failure = failure
+            self._tasks.cancel_scope.cancel()
         finally:
             self._free.release()
 

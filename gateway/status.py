@@ -16,6 +16,8 @@ The exact code, message and details travel in the trailing metadata key `toolexe
 what a caller in the same process would see. A status without it comes from gRPC itself.
 """
 
+from typing import Any
+
 import grpc
 
 from gateway import errors
@@ -53,7 +55,8 @@ def metadata_of(error: errors.SandboxError) -> tuple[tuple[str, bytes], ...]:
 
 def exception_of(error: grpc.aio.AioRpcError) -> errors.SandboxError:
     """The exception a caller in the same process would have seen."""
-    for key, value in error.trailing_metadata() or ():
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
         if key == ERROR_KEY:
             return decode_error(value if isinstance(value, bytes) else value.encode())
     match error.code():

@@ -1,4 +1,4 @@
-"""The one folder of a host on disk: its socket, its guests' files. Gone at close; a killed host's, at the next start."""
+"""The one folder of a host on disk: its socket, its guests' files. Gone at close, or at the next start after a kill."""
 
 import os
 import secrets

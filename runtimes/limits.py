@@ -80,8 +80,10 @@ class Limits:
 def _check(name: str, value: object) -> None:
     kind = (int, float) if name in SECONDS else int
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise InvalidRequest(f"limit {name} must be {'a number' if name in SECONDS else 'a whole number'}, not {value!r}")
-    if not math.isfinite(value) or value <= 0:  # type: ignore[arg-type]  # an int or float by now
+        raise InvalidRequest(
+            f"limit {name} must be {'a number' if name in SECONDS else 'a whole number'}, not {value!r}"
+        )
+    if not math.isfinite(value) or value <= 0:
         raise InvalidRequest(f"limit {name} must be above zero, not {value!r}; leave it out for no bound")
 
 

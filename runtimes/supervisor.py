@@ -1,4 +1,4 @@
-"""Runs one snippet in one claimed sandbox: hands it over, collects what comes out, ends it in time, judges how it ended."""
+"""Runs one snippet in one claimed sandbox: hands it over, collects what comes out, ends it in time, judges its end."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -88,7 +88,7 @@ class Supervisor:
     async def run(self, request: Execute, gateway: Gateway) -> Ended:
         """Run the snippet to its end. The sandbox is dead when this returns, raises or is cancelled.
 
-        Raises SandboxLost when the sandbox died through no fault of the guest.
+        Raises SandboxLost when the sandbox died through no fault of the guest, and what a journal raised.
         """
         started = time.perf_counter()
         self._sandbox.listen(self._output)
@@ -103,6 +103,8 @@ class Supervisor:
         finally:
             ending = await end(self._sandbox, self._attachment)
         duration_seconds = time.perf_counter() - started
+        if self._attachment.failure is not None:
+            raise self._attachment.failure
         return self._ended(ending, duration_seconds)
 
     def stop(self, reason: Stop) -> None:
@@ -120,9 +122,7 @@ class Supervisor:
         if stop is Stop.DEADLINE and finished is not None:
             stop = None  # it finished while we were reaching for it
         memory_held = self._limits.memory_bytes is not None
-        verdict = judge(
-            stop=stop, fault=str(fault or ""), finished=finished, ending=ending, memory_held=memory_held
-        )
+        verdict = judge(stop=stop, fault=str(fault or ""), finished=finished, ending=ending, memory_held=memory_held)
         hello = self._attachment.hello
         return Ended(
             verdict=verdict,
@@ -148,4 +148,6 @@ async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:
 def is_plain(path: str) -> bool:
     """Whether this is a relative POSIX path of plain names."""
     parts = path.split("/")
-    return 0 < len(path.encode(errors="replace")) <= MAX_PATH_BYTES and "\0" not in path and not {"", ".", ".."} & {*parts}
+    return (
+        0 < len(path.encode(errors="replace")) <= MAX_PATH_BYTES and "\0" not in path and not {"", ".", ".."} & {*parts}
+    )

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,8 +60,7 @@ class UnsafeSandbox:
                 self._process.terminate()
                 with anyio.move_on_after(OBEY_SECONDS):
                     await self._process.wait()
-            self._process.kill_group()
-            await self._process.wait()
+            await self._process.close()
             with anyio.move_on_after(1):
                 await self._read_out.wait()
             await anyio.to_thread.run_sync(shutil.rmtree, self._folder, True)  # noqa: FBT003 - ignore_errors
@@ -72,10 +72,9 @@ class UnsafeSandbox:
     async def pump(self) -> None:
         """Pass the guest's output on until its pipes end."""
         try:
-            await self._process.read(lambda data: self._output("stdout", data), lambda data: self._output("stderr", data))
+            await self._process.read(partial(self._output, "stdout"), partial(self._output, "stderr"))
         finally:
             self._read_out.set()
-            await self._process.close()
 
     def _output(self, stream: StreamName, data: bytes) -> None:
         self._on_output(stream, data)

@@ -1,9 +1,9 @@
 """Run an agent's code in a sandbox that can call the host's tools, and nothing else.
 
-    from sandbox import Exec
+from sandbox import Exec
 
-    with Exec() as exec:
-        result = exec.execute_code("1 + 1")
+with Exec() as exec:
+    result = exec.execute_code("1 + 1")
 """
 
 from gateway.base import CallOutcome, ChainResult, ChainStep, ParallelCall, ToolSummary

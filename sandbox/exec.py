@@ -1,8 +1,8 @@
-"""`AsyncExec`, the facade: builds the parts once, passes requests on, decides nothing. `sandbox.sync.Exec` mirrors it."""
+"""`AsyncExec`, the facade: builds the parts once, passes requests on, decides nothing. `Exec` in sync.py mirrors it."""
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup
 
-from gateway.base import ChainResult, ChainStep, DetailLevel, Gateway, JsonValue, ParallelCall, ToolSummary, CallOutcome
+from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, Gateway, JsonValue, ParallelCall, ToolSummary
 from gateway.errors import Closed, SandboxError
 from gateway.grant import Grant
 from gateway.journal.base import Journal
@@ -160,7 +160,7 @@ class AsyncExec:
         allowed_tools: Iterable[str] | None = None,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Run a snippet and yield what happens as it happens; the last event is `finished`, with the result.
 
         Arguments and exceptions are those of `execute_code`. Leaving the loop early ends the execution.
@@ -271,7 +271,7 @@ def _ignore(event: Event) -> None:
 
 async def _stream(
     tasks: TaskGroup, execute: Callable[[Observer], Awaitable[ExecutionResult]]
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """Run an execution in the background and yield its events. Its limits bound how many can pile up."""
     send, receive = anyio.create_memory_object_stream[Event](math.inf)
     scope, ended, failures = anyio.CancelScope(), anyio.Event(), list[SandboxError]()

@@ -92,7 +92,7 @@ def _allowed_id(entry: str) -> str:
 
 def _env(env: Mapping[str, str]) -> dict[str, str]:
     for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+        if not (isinstance(name, str) and isinstance(value, str)):  # type: ignore[redundant-expr]  # callers are not checked
             raise InvalidRequest(f"env must map strings to strings, not {name!r} to {type(value).__name__}")
         if not name or "=" in name or "\0" in name + value:
             raise InvalidRequest(f"env name {name!r} is empty or holds '=', or a NUL is in it or its value")
@@ -104,7 +104,7 @@ def _env(env: Mapping[str, str]) -> dict[str, str]:
 def _files(files: Mapping[str, bytes | str]) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     for path, data in files.items():
-        if not isinstance(path, str) or not is_plain(path):
+        if not (isinstance(path, str) and is_plain(path)):  # type: ignore[redundant-expr]  # callers are not checked
             raise InvalidRequest(f"file path {path!r} must be relative, with forward slashes and no '.' or '..'")
         if not isinstance(data, (bytes, str)):
             raise InvalidRequest(f"file {path!r} must be bytes or text, not {type(data).__name__}")

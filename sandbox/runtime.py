@@ -23,7 +23,7 @@ from gateway.tools.search import ToolSearch
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
-from runtimes.limits import Limits
+from runtimes.limits import SHARED, Limits
 from runtimes.pool import Claimed, Pool, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.assemble import Observer, call_observer, make_result, output_observer
@@ -90,15 +90,27 @@ class Runtime:
                 probes.start_soon(self._probe, kind, backend)
         return dict(self._capabilities)
 
-    def gateway(self, grant: Grant, on_call: Callable[[ToolCall], None] | None = None) -> DirectGateway:
+    def gateway(
+        self,
+        grant: Grant,
+        on_call: Callable[[ToolCall], None] | None = None,
+        on_flood: Callable[[], None] | None = None,
+    ) -> DirectGateway:
         """A gateway with the rights of `grant`."""
-        return DirectGateway(grant, self._runner, self._registry, self._search, self._journal, on_call)
+        return DirectGateway(grant, self._runner, self._registry, self._search, self._journal, on_call, on_flood)
 
     async def warm(self) -> None:
         """Make the sandboxes that a default request would use."""
         request = Request.of(
-            "", language=self._settings.language, profile=self._settings.profile, backend=None, limits=None,
-            default_limits=self._settings.default_limits, allowed_tools=None, env=None, files=None,
+            "",
+            language=self._settings.language,
+            profile=self._settings.profile,
+            backend=None,
+            limits=None,
+            default_limits=self._settings.default_limits,
+            allowed_tools=None,
+            env=None,
+            files=None,
         )
         self._pool(await self._decide(request), request).warm()
 
@@ -138,10 +150,13 @@ class Runtime:
         limits = decision.limits
         collected = Collected(limits.output_bytes, output_observer(observe))
         supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, collected)
-        gateway = self.gateway(_grant(execution_id, request, limits), call_observer(observe))
-        gateway.on_flood = lambda: supervisor.stop(Stop.CALL_FLOOD)
+        grant = _grant(execution_id, request, limits)
+        gateway = self.gateway(grant, call_observer(observe), lambda: supervisor.stop(Stop.CALL_FLOOD))
         execute = Execute(execution_id, request.code, request.env, request.files)
-        ended = await supervisor.run(execute, gateway)
+        try:
+            ended = await supervisor.run(execute, gateway)
+        finally:
+            grant.closed = True
         result = make_result(execution_id, request, decision, ended, gateway.calls)
         for artifact in result.artifacts:
             observe(Event("artifact", artifact=artifact))
@@ -151,9 +166,7 @@ class Runtime:
         if not self._capabilities:
             await self.probe()
         wanted = Wanted(request.language, request.backend, request.limits)
-        return decide(
-            request.profile, wanted, self._capabilities, allow_unsafe=self._settings.allow_unsafe
-        )
+        return decide(request.profile, wanted, self._capabilities, allow_unsafe=self._settings.allow_unsafe)
 
     def _pool(self, decision: Decision, request: Request) -> Pool:
         assert self._pools is not None
@@ -207,7 +220,7 @@ def _started(execution_id: str, request: Request, decision: Decision) -> Executi
         language=request.language,
         profile=request.profile.name,
         backend=decision.backend,
-        limits=decision.limits.asked(),
+        limits={str(name): bound for name, bound in decision.limits.asked().items()},
         allowed_tools=None if request.allowed_tools is None else tuple(sorted(request.allowed_tools)),
     )
 
@@ -224,6 +237,5 @@ def _grant(execution_id: str, request: Request, limits: Limits) -> Grant:
 
 def _spec(language: str, decision: Decision) -> SandboxSpec:
     """The part of the limits that this backend holds from a sandbox's start."""
-    names = ("memory_bytes", "cpu_seconds", "disk_bytes", "pids")
-    held = {name: value for name, value in decision.limits.asked().items() if name in names and name in decision.enforced}
+    held = {name: value for name, value in decision.limits.asked().items() if name in decision.enforced - SHARED}
     return SandboxSpec(language=language, **held)

@@ -1,6 +1,6 @@
 """`Exec`: `AsyncExec` for callers without an event loop. One thread runs one loop; every method passes through."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -127,7 +127,7 @@ class Exec:
             files=files,
         )
         try:
-            while (event := self._call(anext, events, None)) is not None:
+            while (event := self._call(_next, events)) is not None:
                 yield event
         finally:
             self._call(events.aclose)
@@ -173,7 +173,11 @@ class Exec:
     ) -> None:
         self.close()
 
-    def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _call(self, function: Callable[..., Awaitable[Answer]], *args: Any, **options: Any) -> Answer:
         if self._portal is None:
             raise Closed("Exec")
         return self._portal.call(partial(function, *args, **options))
+
+
+async def _next(events: AsyncGenerator[Event, None]) -> Event | None:
+    return await anext(events, None)

@@ -13,7 +13,6 @@ import queue
 import resource
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,7 +43,7 @@ class Stream:
     def __init__(self, address: str) -> None:
         self._outbox: queue.SimpleQueue[pb.GuestFrame | None] = queue.SimpleQueue()
         stub = pb_grpc.GatewayServiceStub(grpc.insecure_channel(address, options=OPTIONS))
-        self._frames: Iterator[pb.HostFrame] = stub.Attach(iter(self._outbox.get, None))
+        self._frames = stub.Attach(iter(self._outbox.get, None))
         self._waiting: dict[int, Future[pb.ToolReply]] = {}
         self._ids = iter(range(1, 1 << 32))
 
@@ -58,10 +57,8 @@ class Stream:
         return future
 
     def wait_for_execute(self) -> pb.Execute:
-        for frame in self._frames:
-            if frame.HasField("execute"):
-                return frame.execute
-        _leave()
+        frame = next(self._frames, None)
+        return frame.execute if frame is not None else _leave()
 
     def listen(self) -> None:
         """Hand replies out until the host hangs up; then this process has no more to do."""
@@ -117,7 +114,8 @@ def _serve(config: dict[str, Any]) -> NoReturn:
     execute = stream.wait_for_execute()
     threading.Thread(target=stream.listen, daemon=True).start()
     _run(execute, stream, Path(config["work"]))
-    threading.Event().wait()  # until the host has heard it all and hangs up: `listen` ends the process
+    while True:  # until the host has heard it all and hangs up: `listen` ends the process
+        threading.Event().wait()
 
 
 def _run(execute: pb.Execute, stream: Stream, work: Path) -> None:

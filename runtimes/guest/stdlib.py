@@ -14,6 +14,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 SKIP = frozenset(
     {"test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "site-packages", "__pycache__", "pydoc_data"}
@@ -22,37 +23,32 @@ SKIP = frozenset(
 Baked = dict[str, tuple[bool, bytes]]
 
 
-def bake(root: str) -> Baked:
+def bake(root: Path) -> Baked:
     """Compile every module below `root`: its name, whether it is a package, its code, compressed."""
     baked: Baked = {}
-    for path in _sources(root):
-        dotted = os.path.relpath(path, root)[:-3].replace(os.sep, ".")
-        is_package = dotted.endswith("__init__")
-        with open(path, encoding="utf-8") as file:
-            code = compile(file.read(), f"<stdlib>/{dotted}.py", "exec", dont_inherit=True)
-        baked[dotted.removesuffix(".__init__")] = (is_package, zlib.compress(marshal.dumps(code), 9))
+    for path in _files(root):
+        if path.suffix == ".py":
+            dotted = ".".join(path.relative_to(root).with_suffix("").parts)
+            code = compile(path.read_text("utf-8"), f"<stdlib>/{dotted}.py", "exec", dont_inherit=True)
+            is_package = path.name == "__init__.py"
+            baked[dotted.removesuffix(".__init__")] = (is_package, zlib.compress(marshal.dumps(code), 9))
     return baked
 
 
-def _sources(root: str) -> Iterator[str]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(set(folders) - SKIP)
-        for name in sorted(names):
-            if name.endswith(".py"):
-                yield os.path.join(folder, name)
-
-
-def bake_data(root: str, package: str) -> bytes:
+def bake_data(root: Path, package: str) -> bytes:
     """A zip archive of the files of a data package below `root`, modules left out."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
-        for folder, folders, names in os.walk(os.path.join(root, package)):
-            folders[:] = sorted(set(folders) - SKIP)
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                if not name.endswith((".py", ".pyc")):
-                    out.write(path, os.path.relpath(path, root).replace(os.sep, "/"))
+        for path in _files(root / package):
+            if path.suffix not in {".py", ".pyc"}:
+                out.write(path, path.relative_to(root).as_posix())
     return archive.getvalue()
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(set(folders) - SKIP)
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 class BakedImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -72,7 +68,7 @@ class BakedImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_loader(name, self, is_package=entry[0], origin="<stdlib>")
 
     def exec_module(self, module: types.ModuleType) -> None:
-        exec(marshal.loads(zlib.decompress(self._baked[module.__name__][1])), module.__dict__)
+        exec(marshal.loads(zlib.decompress(self._baked[module.__name__][1])), module.__dict__)  # noqa: S302 - we marshalled it
 
     def get_resource_reader(self, name: str) -> "BakedFiles":
         return BakedFiles(self._data, name.replace(".", "/") + "/")

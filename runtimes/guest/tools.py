@@ -21,7 +21,7 @@ class Transport(Protocol):
         """The same without blocking the event loop; many may be under way at once."""
 
 
-class GatewayRefusal(Exception):  # noqa: N818  # the transport's message to this module; guests see ToolError
+class GatewayRefusal(Exception):  # the transport's message to this module; guests see ToolError
     """The gateway gave an error instead of a result: JSON {code, message, retryable, details}."""
 
     def __init__(self, error_json: str) -> None:

@@ -22,7 +22,7 @@ _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 _escaped = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
-class ValueTooLarge(Exception):  # noqa: N818  # an ending of the snippet, not an error of ours
+class ValueTooLarge(Exception):  # an ending of the snippet, not an error of ours
     """The value needs at least `size` bytes of JSON, which is more than the host accepts."""
 
     def __init__(self, size: int) -> None:
@@ -30,7 +30,7 @@ class ValueTooLarge(Exception):  # noqa: N818  # an ending of the snippet, not a
         self.size = size
 
 
-class NotJson(Exception):  # noqa: N818  # an answer, not an error
+class NotJson(Exception):  # an answer, not an error
     """Some part of the value is no JSON value."""
 
 

@@ -1,22 +1,21 @@
-"""The application of the WASM guest: `runtimes.guest` on the imports of guest.wit. Built into a snapshot, never imported
-elsewhere. What is imported here is in the snapshot and free at run time."""
+"""The application of the WASM guest: `runtimes.guest` on the imports of guest.wit. Built into a snapshot, never
+imported elsewhere. What is imported here is in the snapshot and free at run time."""
 
+# Modules that snippets use most, so that importing them costs nothing.
+import abc  # noqa: F401
 import asyncio
 import base64
+import functools  # noqa: F401
 import gc
 import importlib.util
 import io
 import json
 import os
+import pathlib
 import random
-import signal
+import string  # noqa: F401
 import sys
 import time
-
-# Modules that snippets use most, so that importing them costs nothing.
-import abc, bisect, calendar, collections, contextlib, copy, csv, dataclasses, datetime, decimal, enum, fractions  # noqa: E401, F401
-import functools, hashlib, heapq, inspect, itertools, linecache, math, operator, pathlib, re, secrets, statistics  # noqa: E401, F401
-import string, struct, tempfile, textwrap, traceback, types, typing, unicodedata, urllib.parse, uuid  # noqa: E401, F401
 
 import wit_world
 
@@ -81,30 +80,24 @@ def _sleep(seconds: float) -> None:
     wit_world.sleep(float(seconds))
 
 
-def _run_async(coroutine):  # type: ignore[no-untyped-def]  # any coroutine, any result
-    return asyncio.run(coroutine)
-
-
 def _set_up() -> None:
     """Put the guest's own in the place of what WebAssembly has no system for."""
     HostLoop.wait = staticmethod(wit_world.wait)
-    asyncio.events.new_event_loop = asyncio.new_event_loop = HostLoop  # type: ignore[assignment]  # a loop factory
-    time.sleep = _sleep
-    os._exit = wit_world.exit  # type: ignore[assignment]  # WASI keeps the code for itself
+    asyncio.events.new_event_loop = asyncio.new_event_loop = HostLoop
+    time.sleep = _sleep  # type: ignore[assignment]  # takes what its callers pass
+    os._exit = wit_world.exit  # WASI keeps the code for itself
     sys.argv = [""]
     data = importlib.util.find_spec("tzdata")
     assert data is not None
     assert data.origin is not None
-    root = os.path.dirname(os.path.dirname(data.origin))
-    baked = stdlib.bake("/python") | {
-        name: entry for name, entry in stdlib.bake(root).items() if name.startswith("tzdata")
-    }
-    stdlib.install(baked, stdlib.bake_data(root, "tzdata"))
+    root = pathlib.Path(data.origin).parent.parent
+    zones = {name: entry for name, entry in stdlib.bake(root).items() if name.startswith("tzdata")}
+    stdlib.install(stdlib.bake(pathlib.Path("/python")) | zones, stdlib.bake_data(root, "tzdata"))
 
 
 def _run(code: str, value_bytes: int) -> str:
     sys.stdout, sys.stderr = STDOUT, STDERR
-    facts, value = finished(run_snippet(Request(code, value_bytes), TOOLS, _run_async))
+    facts, value = finished(run_snippet(Request(code, value_bytes), TOOLS, asyncio.run))
     return json.dumps(facts) + "\n" + value.decode()
 
 
@@ -120,7 +113,7 @@ USUAL = (
 )
 
 
-class WitWorld(wit_world.WitWorld):
+class WitWorld(wit_world.WitWorld):  # type: ignore[misc]  # made when the guest is built
     """The exports of guest.wit."""
 
     def prepare(self) -> None:
@@ -147,7 +140,7 @@ def _practise() -> None:
     the snapshot already, no guest has to write, and a page it does not write it shares."""
     streams = sys.stdout, sys.stderr
     os.environ.clear()
-    os.environ.update({"HOME": str(WORK), "TMPDIR": "/tmp"})
+    os.environ.update({"HOME": str(WORK), "TMPDIR": "/tmp"})  # noqa: S108 - the guest's own
     for _ in range(50):
         for code in USUAL:
             _run(code, 100)

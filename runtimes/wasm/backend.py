@@ -1,4 +1,4 @@
-"""CPython in WebAssembly: fresh guests in about a millisecond, in confined worker processes, with no daemon and no root."""
+"""CPython in WebAssembly: fresh guests in about a millisecond, in confined worker processes. No daemon, no root."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Builds the guest component from our sources with componentize-py (about 15 s). Run by `make build` and the wheel's hook.
+"""Builds the guest component from our sources with componentize-py (about 15 s), for `make build` and for wheels.
 
 The component is CPython with its whole standard library, time zones and `runtimes.guest`, initialised and snapshotted.
 Nothing is built when the sources, componentize-py and tzdata are those of the component that is there.
@@ -66,4 +66,4 @@ def _digest() -> str:
 
 
 if __name__ == "__main__":
-    print(f"{WASM}: {'built' if build() else 'up to date'}")  # noqa: T201 - a build step's one line
+    print(f"{WASM}: {'built' if build() else 'up to date'}")

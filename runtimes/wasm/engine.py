@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wasmtime import Config, Engine, Store
-from wasmtime import _bindings as bindings  # type: ignore[attr-defined]  # the private door
+from wasmtime import _bindings as bindings
 from wasmtime.component import Component
 
 TICK_SECONDS = 0.01
@@ -99,11 +99,11 @@ def _check(_context: Any, key: int | None, delta: Any, kind: Any) -> int:
     if reason is None:
         return 0
     error = bindings.wasmtime_error_new(ctypes.create_string_buffer(reason.encode()))
-    return ctypes.cast(error, ctypes.c_void_p).value or 0
+    return ctypes.addressof(error.contents)
 
 
 _on_epoch = _CALLBACK(_check)  # lives as long as the module: C code keeps its address
-_NO_FINALIZER = ctypes.cast(0, _FINALIZER)
+_NO_FINALIZER: Any = _FINALIZER(0)
 
 
 def compiled_path(cache: Path, digest: str) -> Path:

@@ -8,7 +8,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class Order:
     disk_bytes: int | None
 
 
-class HungUp(Exception):  # noqa: N818 - not an error: the host ended the stream
+class HungUp(Exception):
     """The host ended the guest's stream; the guest is to stop."""
 
 
-class Exited(Exception):  # noqa: N818 - not an error: the guest left
+class Exited(Exception):
     """The guest called os._exit."""
 
 
@@ -130,7 +130,7 @@ class Guest:
         self,
         order: Order,
         folder: Path,
-        attach: Callable[..., Iterator[pb.HostFrame]],
+        attach: Callable[[Iterator[pb.GuestFrame]], Iterable[pb.HostFrame]],
         engine: Engine,
         component: Component,
         linker: Linker,
@@ -177,7 +177,7 @@ class Guest:
 
     def _run(self, store: Store) -> tuple[dict[str, Any], pb.Finished | None]:
         run, hand_out = self._instantiate(store)
-        self._inbox = Inbox(self._attach(iter(self._outbox.get, None)))
+        self._inbox = Inbox(iter(self._attach(iter(self._outbox.get, None))))
         self._outbox.put(pb.GuestFrame(hello=pb.Hello(token=self.order.token, agent_version="1", language="python")))
         request = self._inbox.take()
         assert request is not None

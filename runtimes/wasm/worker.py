@@ -23,7 +23,6 @@ from runtimes import _confine
 from runtimes.wasm.engine import compiled_path, make_engine
 from runtimes.wasm.guest import Guest, Order, Ticker, make_linker
 
-
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_HOST_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_GUEST_FRAME_BYTES),
@@ -89,16 +88,18 @@ def main() -> None:
         # In a process of its own: it needs threads, and Landlock holds only those that start after it.
         argv = [sys.executable, "-I", "-m", "runtimes.wasm.engine", config["wasm"], str(compiled)]
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    code = {Path(path) for path in (sys.prefix, sys.base_prefix, *sys.path, *SYSTEM, cache) if path}
+    code = {Path(path) for path in (*sys.path, *SYSTEM, str(cache)) if path}
     readable = sorted(path for path in code if path.exists())
     confinement = _confine.confine(readable=readable, writable=[Path(config["folder"])])
     worker = Worker(Path(config["folder"]), compiled, config["max_guests"])
-    report({
-        "ready": True,
-        "pooling": worker.pools,
-        "missing": list(confinement.missing),
-        "confinement": _confine.evidence(),
-    })
+    report(
+        {
+            "ready": True,
+            "pooling": worker.pools,
+            "missing": list(confinement.missing),
+            "confinement": _confine.evidence(),
+        }
+    )
     for line in sys.stdin.buffer:
         worker.obey(line)
     os._exit(0)  # the host is gone or done with us; gRPC's threads would keep an ordinary exit waiting

@@ -1,0 +1,77 @@
+# Every target sets itself up: the first one makes .venv, installs the project and builds the WASM guest.
+#   make demo              an agent's snippet in a sandbox, and a hostile one
+#   make test              the test suite; ARGS="-k pool -x" goes to pytest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+GUEST := runtimes/wasm/guest.sha256
+GUEST_SOURCES := $(wildcard runtimes/guest/*.py) runtimes/wasm/guest.wit runtimes/wasm/build.py
+PROTOS := $(shell find proto -name '*.proto')
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types proto proto-check bench build clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) $(GUEST) ## run an agent's snippet with tools, then a hostile one
+	@$(BIN)/python examples/demo.py
+
+test: $(INSTALLED) $(GUEST) ## run the tests (ARGS="-k name" for some of them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) proto-check ## check style, import layers and generated code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(INSTALLED) ## check types, tests included
+	@$(BIN)/mypy
+
+proto: $(INSTALLED) ## write the stubs of proto/ again
+	@$(call protoc,.)
+
+proto-check: $(INSTALLED)
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(call protoc,"$$made") && cd "$$made" && \
+	  find . -type f | while read -r file; do \
+	    diff -u "$(CURDIR)/$$file" "$$file" || { echo "$$file is not what proto/ gives; run: make proto" >&2; exit 1; }; \
+	  done
+
+bench: $(INSTALLED) $(GUEST) ## measure, and write docs/performance.md's figures
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+build: $(INSTALLED) $(GUEST) ## build the wheel and the source archive into dist/
+	@$(BIN)/python -m build --outdir dist .
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) dist build runtimes/wasm/guest.wasm $(GUEST) \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The guest is built when its sources changed; build.py compares contents, so a mere `git checkout` costs nothing.
+$(GUEST): $(GUEST_SOURCES) $(INSTALLED)
+	@$(BIN)/python runtimes/wasm/build.py
+	@touch $@
+
+$(INSTALLED): pyproject.toml hatch_build.py | $(BIN)/python
+	@echo "installing toolexec and its tools into $(VENV); the first time also builds the guest (about 20 s)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "toolexec needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V); name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+define protoc
+PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --mypy_out=quiet:$(1) \
+  --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
