@@ -29,8 +29,9 @@ lint: $(INSTALLED) proto-check ## check style, import layers and generated code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 
-types: $(INSTALLED) ## check types, tests included
+types: $(INSTALLED) ## check types, those of tests and examples too
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples/*.py
 
 proto: $(INSTALLED) ## write the stubs of proto/ again
 	@$(call protoc,.)
@@ -59,8 +60,8 @@ $(GUEST): $(GUEST_SOURCES) $(INSTALLED)
 
 $(INSTALLED): pyproject.toml hatch_build.py | $(BIN)/python
 	@echo "installing toolexec and its tools into $(VENV); the first time also builds the guest (about 20 s)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable . --group dev
 	@touch $@
 
 $(BIN)/python:

@@ -54,6 +54,10 @@ class GatewayServer:
         self._attachments[key] = attachment
         return attachment
 
+    def attachment(self, endpoint: Endpoint) -> Attachment | None:
+        """What `expect` made for this endpoint, None when it ended."""
+        return self._lookup(endpoint.token)
+
     async def aclose(self) -> None:
         """Hang up on every guest and stop listening. Idempotent."""
         self._open = False

@@ -1,5 +1,6 @@
 """The gRPC face of the gateway: frames and messages in, checked data out. Everything a guest sends is an attacker's."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from gateway.attachment import Attachment, Binding, Line
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
 from gateway.frames import Execute, Finished, FinishedKind, GuestError, Hello
 from gateway.operations import encode_error, perform
+from gateway.payload import decode
 from gateway.status import TOKEN_KEY, metadata_of, status_of
 from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
@@ -23,6 +25,9 @@ MAX_IN_FLIGHT = 256
 """Operations of one guest at work at once; past that its stream is not read, so it waits."""
 
 MAX_EVIDENCE_BYTES = 16 << 10
+
+MAX_VALUE_NESTING = 256
+"""Our own guests turn a value into its repr well before that."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Lookup: TypeAlias = Callable[[str], Attachment | None]
@@ -142,8 +147,8 @@ class _Stream:
         self._attachment = attachment
         self._context = context
         self._tasks = tasks
-        self._write = anyio.Lock(fast_acquire=True)  # gRPC takes one write at a time
-        self._free = anyio.Semaphore(MAX_IN_FLIGHT, fast_acquire=True)
+        self._write = asyncio.Lock()  # gRPC takes one write at a time
+        self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     async def listen(self) -> ProtocolError | None:
         """Return the fault that ended the stream, None when it ended as it should or the guest vanished."""
@@ -228,13 +233,11 @@ def _json(data: bytes, what: str, limit_bytes: int) -> Any:
     if len(data) > limit_bytes:
         raise ProtocolError(f"{what} of {len(data)} bytes is over {limit_bytes}")
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"{what} is not JSON") from error
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+        value = decode(data, MAX_VALUE_NESTING)
+        json.dumps(value, allow_nan=False)  # 1e999 is JSON text, and no JSON value
+    except ValueError as error:
+        raise ProtocolError(f"{what} is not JSON: {error}") from error
+    return value
 
 
 def _chain_step(step: pb.ChainStep) -> dict[str, Any]:

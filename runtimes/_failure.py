@@ -14,6 +14,10 @@ from runtimes.base import Ending, Outcome
 from runtimes.limits import LimitName
 
 
+_PARSER = "too complex to parse"
+"""Code that nests too deeply for Python's parser is a MemoryError too, with memory to spare."""
+
+
 class Stop(StrEnum):
     """Why the host ended an execution, if it did."""
 
@@ -72,7 +76,7 @@ def _said(finished: Finished, *, memory_held: bool) -> Verdict:
             return Verdict(Outcome.LIMIT_EXCEEDED, "value_bytes", _limit_error("value_bytes"))
         case FinishedKind.RAISED:
             error = finished.error or GuestError("Exception", "the guest gave no details")
-            if memory_held and error.type == "MemoryError":
+            if memory_held and error.type == "MemoryError" and _PARSER not in error.message:
                 return Verdict(Outcome.LIMIT_EXCEEDED, "memory_bytes", error)
             return Verdict(Outcome.RAISED, error=error)
 

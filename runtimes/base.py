@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 from anyio.abc import TaskGroup
 
+from gateway.attachment import Attachment
 from gateway.endpoint import Endpoint
 from gateway.frames import StreamName
 from runtimes.limits import LimitName
@@ -119,11 +120,15 @@ class Sandbox(Protocol):
 @dataclass(frozen=True, slots=True)
 class BackendContext:
     """What a backend is built with: a private folder (mode 0700, removed at close or by the next start), a task group
-    that lives as long as the backend, and `workers`, how many worker processes it may keep."""
+    that lives as long as the backend, and `workers`, how many worker processes it may keep.
+
+    `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
+    which needs no gRPC."""
 
     folder: Path
     tasks: TaskGroup
     workers: int
+    attachment: Callable[[Endpoint], Attachment | None] = lambda _endpoint: None
 
 
 class Backend(Protocol):

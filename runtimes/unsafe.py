@@ -118,7 +118,8 @@ class UnsafeBackend:
         for name in ("work", "tmp"):
             (folder / name).mkdir()
         argv = (sys.executable, "-I", "-u", "-X", "utf8", "-m", "runtimes._nanny", str(os.getpid()))
-        env = {"GRPC_VERBOSITY": "ERROR", MARK: self._context.folder.parent.name}
+        # Without the bound each of the agent's threads reserves 64 MiB of the address space that limits count.
+        env = {"GRPC_VERBOSITY": "ERROR", "MALLOC_ARENA_MAX": "1", MARK: self._context.folder.parent.name}
         process = start(argv, folder=folder, env=env)
         sandbox = UnsafeSandbox(process, folder)
         self._context.tasks.start_soon(sandbox.pump)

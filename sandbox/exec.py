@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, Gateway, JsonValue, ParallelCall, ToolSummary
-from gateway.errors import Closed, SandboxError
+from gateway.errors import Closed
 from gateway.grant import Grant
 from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
@@ -75,7 +75,7 @@ class AsyncExec:
             self._settings, self._registry, self._journal, installed_backends() if backends is None else backends
         )
         self._service: asyncio.Task[None] | None = None
-        self._tasks: TaskGroup | None = None
+        self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
         self._closed = False
 
@@ -176,8 +176,14 @@ class AsyncExec:
             files=files,
         )
         tasks = await self._open()
-        async for event in _stream(tasks, partial(self._runtime.execute, request)):
-            yield event
+        running = _Running()
+        tasks.start_soon(running.run, partial(self._runtime.execute, request))
+        try:
+            async for event in running.events:
+                yield event
+            running.check()
+        finally:
+            await running.aclose()
 
     async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue] | None = None) -> JsonValue:
         """Call one tool from the host, validated and recorded like a guest's call. Raises a ToolError."""
@@ -250,12 +256,16 @@ class AsyncExec:
         async with self._opening:
             if self._closed:
                 raise Closed("Exec")
-            if self._tasks is None:
-                started: asyncio.Future[TaskGroup] = asyncio.get_running_loop().create_future()
-                self._service = asyncio.create_task(self._runtime.serve(started.set_result))
-                self._service.add_done_callback(partial(_pass_on, started))
-                self._tasks = await started
-        return self._tasks
+            if self._started is None:
+                self._started = asyncio.get_running_loop().create_future()
+                self._service = asyncio.create_task(self._runtime.serve(self._started.set_result))
+                self._service.add_done_callback(partial(_pass_on, self._started))
+            try:
+                # Shielded: when the first caller is cancelled, the next one finds a runtime that has started.
+                return await asyncio.shield(self._started)
+            except Exception:
+                self._started = None  # it could not start, and may be tried again
+                raise
 
 
 def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]") -> None:
@@ -269,30 +279,31 @@ def _ignore(event: Event) -> None:
     """Nobody watches: the result has it all."""
 
 
-async def _stream(
-    tasks: TaskGroup, execute: Callable[[Observer], Awaitable[ExecutionResult]]
-) -> AsyncGenerator[Event, None]:
-    """Run an execution in the background and yield its events. Its limits bound how many can pile up."""
-    send, receive = anyio.create_memory_object_stream[Event](math.inf)
-    scope, ended, failures = anyio.CancelScope(), anyio.Event(), list[SandboxError]()
+class _Running:
+    """An execution in the background, and its events. Its limits bound how many can pile up."""
 
-    async def run() -> None:
-        with scope, send:
+    def __init__(self) -> None:
+        self._send, self.events = anyio.create_memory_object_stream[Event](math.inf)
+        self._scope, self._ended = anyio.CancelScope(), anyio.Event()
+        self._failure: BaseException | None = None
+
+    async def run(self, execute: Callable[[Observer], Awaitable[ExecutionResult]]) -> None:
+        with self._scope, self._send:
             try:
-                send.send_nowait(Event("finished", result=await execute(send.send_nowait)))
-            except SandboxError as error:
-                failures.append(error)  # raised to whoever reads, below
+                self._send.send_nowait(Event("finished", result=await execute(self._send.send_nowait)))
+            except Exception as error:  # noqa: BLE001 - raised by `check`, to whoever reads
+                self._failure = error
             finally:
-                ended.set()
+                self._ended.set()
 
-    tasks.start_soon(run)
-    try:
-        async for event in receive:
-            yield event
-        if failures:
-            raise failures[0]
-    finally:
-        scope.cancel()
-        receive.close()
+    def check(self) -> None:
+        """Raise what `execute` raised."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def aclose(self) -> None:
+        """End the execution and wait until nothing of it is left."""
+        self._scope.cancel()
         with anyio.CancelScope(shield=True):
-            await ended.wait()
+            await self._ended.wait()
+        self.events.close()  # not before: what the guest still says goes to nobody, and must not fail

@@ -106,5 +106,6 @@ def _why_none(
         return errors[0]
     if not capabilities:
         return BackendUnavailable("any", "no backend is installed", "Reinstall toolexec; `toolexec doctor` shows them")
-    named = "; ".join(str(error) for error in errors)
-    return PolicyDenied(f"no backend fits profile {profile.name!r} and language {wanted.language!r}: {named}", "")
+    reasons = "; ".join(str(error).removesuffix(f". {error.fix}") for error in errors)
+    fixes = ". ".join(dict.fromkeys(error.fix for error in errors))
+    return PolicyDenied(f"no backend fits profile {profile.name!r} and language {wanted.language!r}: {reasons}", fixes)

@@ -63,7 +63,7 @@ class Runtime:
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
         self._pools: Pools | None = None
-        self._running = 0
+        self._running: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
         self._closing = False
 
@@ -85,9 +85,8 @@ class Runtime:
 
     async def probe(self) -> dict[str, Capabilities]:
         """What each installed backend can do here, found out anew."""
-        async with self._probing, anyio.create_task_group() as probes:
-            for kind, backend in self._backends.items():
-                probes.start_soon(self._probe, kind, backend)
+        async with self._probing:
+            self._capabilities = await self._probe()
         return dict(self._capabilities)
 
     def gateway(
@@ -116,16 +115,19 @@ class Runtime:
 
     async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
         """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""
-        self._running += 1
+        scope = anyio.CancelScope()
+        self._running.add(scope)
         try:
-            return await self._execute(request, observe)
-        except SandboxLost as error:
+            with scope:
+                return await self._execute(request, observe)
+        except (SandboxLost, Closed) as error:
             if self._closing:
                 raise Closed("Exec") from error
             raise
         finally:
-            self._running -= 1
+            self._running.discard(scope)
             self._idle.set()
+        raise Closed("Exec")
 
     async def _execute(self, request: Request, observe: Observer) -> ExecutionResult:
         decision = await self._decide(request)
@@ -164,7 +166,8 @@ class Runtime:
 
     async def _decide(self, request: Request) -> Decision:
         if not self._capabilities:
-            await self.probe()
+            async with self._probing:
+                self._capabilities = self._capabilities or await self._probe()
         wanted = Wanted(request.language, request.backend, request.limits)
         return decide(request.profile, wanted, self._capabilities, allow_unsafe=self._settings.allow_unsafe)
 
@@ -181,11 +184,13 @@ class Runtime:
         for kind, backend in self._classes.items():
             own = folder / kind
             own.mkdir(mode=0o700)
-            self._backends[kind] = backend(BackendContext(own, tasks, self._settings.workers))
+            self._backends[kind] = backend(BackendContext(own, tasks, self._settings.workers, server.attachment))
 
     async def _close(self) -> None:
         """End everything and wait until whoever ran something was told."""
         self._closing = True
+        for scope in self._running:
+            scope.cancel()
         if self._pools is not None:
             await self._pools.aclose()
         for backend in self._backends.values():
@@ -195,8 +200,16 @@ class Runtime:
                 self._idle = anyio.Event()
                 await self._idle.wait()
 
-    async def _probe(self, kind: str, backend: Backend) -> None:
-        self._capabilities[kind] = await backend.probe()
+    async def _probe(self) -> dict[str, Capabilities]:
+        found: dict[str, Capabilities] = {}
+
+        async def probe(kind: str, backend: Backend) -> None:
+            found[kind] = await backend.probe()
+
+        async with anyio.create_task_group() as probes:
+            for kind, backend in self._backends.items():
+                probes.start_soon(probe, kind, backend)
+        return found
 
     async def _record_end(
         self, execution_id: str, outcome: str, duration_seconds: float, evidence: Mapping[str, Any]

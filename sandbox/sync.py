@@ -130,7 +130,8 @@ class Exec:
             while (event := self._call(_next, events)) is not None:
                 yield event
         finally:
-            self._call(events.aclose)
+            if self._portal is not None:
+                self._call(events.aclose)
 
     def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue] | None = None) -> JsonValue:
         return self._call(self._exec.run_tool, tool_id, arguments)

@@ -24,6 +24,7 @@ from gateway.v1 import gateway_pb2_grpc as pb_grpc
 from runtimes.guest import files
 from runtimes.guest.ending import finished
 from runtimes.guest.outcome import Request, run_snippet
+from runtimes.guest.processloop import Pending
 from runtimes.guest.tools import GatewayRefusal, Tools
 
 VERSION = "1"
@@ -57,8 +58,10 @@ class Stream:
         return future
 
     def wait_for_execute(self) -> pb.Execute:
-        frame = next(self._frames, None)
-        return frame.execute if frame is not None else _leave()
+        for frame in self._frames:
+            execute: pb.Execute = frame.execute
+            return execute
+        return _leave()
 
     def listen(self) -> None:
         """Hand replies out until the host hangs up; then this process has no more to do."""
@@ -75,14 +78,19 @@ class Stream:
 class StreamTransport:
     """The gateway through the stream."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, pending: Pending) -> None:
         self._stream = stream
+        self._pending = pending
 
     def call(self, operation: str, arguments: str) -> str:
         return _result(self._stream.ask(operation, arguments).result())
 
     async def acall(self, operation: str, arguments: str) -> str:
-        return _result(await asyncio.wrap_future(self._stream.ask(operation, arguments)))
+        self._pending.calls += 1
+        try:
+            return _result(await asyncio.wrap_future(self._stream.ask(operation, arguments)))
+        finally:
+            self._pending.calls -= 1
 
 
 def _result(reply: pb.ToolReply) -> str:
@@ -93,6 +101,7 @@ def _result(reply: pb.ToolReply) -> str:
 
 def main() -> NoReturn:
     config = json.loads(sys.stdin.buffer.readline())
+    sys.argv = [""]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[union-attr]  # both are text streams
@@ -124,7 +133,10 @@ def _run(execute: pb.Execute, stream: Stream, work: Path) -> None:
     os.chdir(work)
     files.write_files(work, {file.path: file.data for file in execute.files})
     before = files.snapshot(work)
-    ending = run_snippet(Request(execute.code, execute.value_bytes), Tools(StreamTransport(stream)), asyncio.run)
+    pending = Pending()
+    asyncio.events.new_event_loop = asyncio.new_event_loop = pending.new_loop
+    tools = Tools(StreamTransport(stream, pending))
+    ending = run_snippet(Request(execute.code, execute.value_bytes), tools, asyncio.run)
     for path, data in files.collect_files(work, before):
         for at in range(0, max(len(data), 1), CHUNK):
             stream.send(artifact=pb.Artifact(path=path, data=data[at : at + CHUNK]))

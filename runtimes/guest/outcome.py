@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtimes.guest.faults import Fault, describe
-from runtimes.guest.snippet import Snippet, main_namespace
+from runtimes.guest.snippet import Namespace, Snippet, main_namespace
 from runtimes.guest.text import class_name, plain_int, safe_str
 from runtimes.guest.values import ValueTooLarge, encode_value
 
 _INT32 = 2**31 - 1
+
+_RESERVE = [bytearray(4 << 20)]
+"""Let go of when memory is used up, so that there is some to say so with. More than an arena of Python's allocator."""
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end in an event loop and returns its result or raises what it raised."""
@@ -73,6 +76,7 @@ def run_snippet(request: Request, tools: object, run_async: RunAsync) -> Ending:
 
 
 def _run(snippet: Snippet, value_bytes: int, tools: object, run_async: RunAsync) -> Ending:
+    namespace: Namespace = {}
     try:
         program = snippet.compile()
         namespace = main_namespace(tools)
@@ -82,6 +86,11 @@ def _run(snippet: Snippet, value_bytes: int, tools: object, run_async: RunAsync)
         return TooLarge(error.size)
     except SystemExit as error:
         return Exited(_exit_code(error))
+    except MemoryError as error:
+        _RESERVE.clear()
+        fault = describe(error, snippet.source)
+        namespace.clear()  # what fills the memory is most likely here, and the ending has to be sent yet
+        return Raised(fault)
     except BaseException as error:  # noqa: BLE001  # a snippet may raise anything, KeyboardInterrupt too
         return Raised(describe(error, snippet.source))
     return Completed(encoded.json, encoded.is_repr)

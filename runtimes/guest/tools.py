@@ -10,6 +10,9 @@ from runtimes.guest.text import class_name
 _STEP_FIELDS = {"tool_id", "arguments", "use_previous", "stop_on_error"}
 _CALL_FIELDS = {"tool_id", "arguments"}
 
+# A gateway would end the guest for a frame much larger, instead of answering.
+MAX_ARGUMENTS_BYTES = 4 << 20
+
 
 class Transport(Protocol):
     """The way to the gateway. Operations and their arguments are those of the gateway's ToolCall frame."""
@@ -106,7 +109,7 @@ class AsyncTools(_Operations):
     """`tools.aio`: the same operations for `await`."""
 
     async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
-        text = encode_arguments(arguments)
+        text = _encoded(arguments)
         try:
             reply = await self._transport.acall(operation, text)
         except GatewayRefusal as refusal:
@@ -127,7 +130,7 @@ class Tools(_Operations):
         self.aio = AsyncTools(transport)
 
     def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
-        text = encode_arguments(arguments)
+        text = _encoded(arguments)
         try:
             reply = self._transport.call(operation, text)
         except GatewayRefusal as refusal:
@@ -168,6 +171,16 @@ class _Tool:
 
     def __repr__(self) -> str:
         return f"<tool {self._id}>"
+
+
+def _encoded(arguments: dict[str, Any]) -> str:
+    text = encode_arguments(arguments)
+    if len(text) > MAX_ARGUMENTS_BYTES:
+        sizes = {"size_bytes": len(text), "allowed_bytes": MAX_ARGUMENTS_BYTES}
+        raise ToolError(
+            "too_large", f"arguments of {len(text)} bytes are over the limit of {MAX_ARGUMENTS_BYTES}", details=sizes
+        )
+    return text
 
 
 def _tool_call(tool_id: object, arguments: object) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import time
 
 import wit_world
 
-from runtimes.guest import files, stdlib
+from runtimes.guest import files, heap, locks, stdlib
 from runtimes.guest.ending import finished
 from runtimes.guest.hostloop import HostLoop
 from runtimes.guest.outcome import Request, run_snippet
@@ -27,6 +27,7 @@ from runtimes.guest.tools import GatewayRefusal, Tools
 
 WORK = pathlib.Path("/work")
 CHUNK = 1 << 20
+ENVIRONMENT = {"HOME": str(WORK), "TMPDIR": "/tmp", "PATH": os.defpath}
 
 
 class WitTransport:
@@ -86,7 +87,7 @@ def _set_up() -> None:
     asyncio.events.new_event_loop = asyncio.new_event_loop = HostLoop
     time.sleep = _sleep  # type: ignore[assignment]  # takes what its callers pass
     os._exit = wit_world.exit  # WASI keeps the code for itself
-    sys.argv = [""]
+    locks.install()
     data = importlib.util.find_spec("tzdata")
     assert data is not None
     assert data.origin is not None
@@ -118,10 +119,13 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]  # made when the guest
 
     def prepare(self) -> None:
         os.chdir(WORK)
+        random.seed()  # its state was baked into the snapshot, the same for every guest
+        # What the snapshot had for these was replaced when this guest came to life.
+        os.environ.update(ENVIRONMENT)
+        sys.argv = [""]
         _run(USUAL[0], 100)
 
     def run(self, code: str, value_bytes: int, env: str, given: str) -> str:
-        random.seed()  # its state was baked into the snapshot, the same for every guest
         if env:
             os.environ.update(json.loads(env))
         if given:
@@ -151,7 +155,6 @@ def _practise() -> None:
 _set_up()
 _practise()
 gc.collect()
-# Fills the gaps in the heap, so that what a guest makes lies together on few pages instead of one here and one there.
-BALLAST = [bytes(size) for size in range(0, 496, 8) for _ in range(200)]
+BALLAST = heap.fill_gaps()
 # Objects made before this line are never scanned by the guest's collector, so their pages stay shared between guests.
 gc.freeze()

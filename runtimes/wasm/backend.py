@@ -78,8 +78,9 @@ class WasmSandbox:
 class Worker:
     """A worker process and the guests in it. Invariant: a sandbox is in `guests` until its end was reported."""
 
-    def __init__(self, process: ChildProcess, folder: Path) -> None:
+    def __init__(self, process: ChildProcess, folder: Path, core: int) -> None:
         self.process = process
+        self.core = core
         self.folder = folder
         self.evidence: Mapping[str, Any] = {}
         self.guests: dict[int, WasmSandbox] = {}
@@ -197,7 +198,7 @@ class WasmBackend:
         async with self._starting:
             self._workers = [worker for worker in self._workers if not worker.dead]
             while len(self._workers) < self._context.workers:
-                self._workers.append(self._spawn())
+                self._workers.append(self._spawn(self._idle_core()))
         worker = min(self._workers, key=lambda worker: (not worker.ready.is_set(), len(worker.guests)))
         with anyio.move_on_after(READY_SECONDS):
             await worker.ready.wait()
@@ -206,7 +207,12 @@ class WasmBackend:
             raise SandboxLost(f"a WASM worker did not start{worker.last_words()}")
         return worker
 
-    def _spawn(self) -> Worker:
+    def _idle_core(self) -> int:
+        """The core with the fewest workers."""
+        taken = [worker.core for worker in self._workers]
+        return min(sorted(os.sched_getaffinity(0)), key=taken.count)
+
+    def _spawn(self, core: int) -> Worker:
         reason, fix = _obstacle()
         if reason:
             raise BackendUnavailable(self.kind, reason, fix)
@@ -220,8 +226,9 @@ class WasmBackend:
             "digest": DIGEST.read_text().strip(),
             "cache": str(private_cache()),
             "max_guests": MAX_GUESTS,
+            "core": core,
         }
-        worker = Worker(process, folder)
+        worker = Worker(process, folder, core)
         worker.order(config)
         self._context.tasks.start_soon(worker.run)
         return worker

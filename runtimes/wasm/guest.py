@@ -26,6 +26,9 @@ FLUSH_BYTES = 16 << 10
 DISK_CHECK_TICKS = 10
 """Every so many ticks the guest's folder is measured, if its size is limited."""
 
+MAX_FRAME_BYTES = 5 << 20
+"""The gateway ends the stream of a guest that sends more at once."""
+
 STDOUT, STDERR = 1, 2
 STREAMS = {STDOUT: pb.Output.STREAM_STDOUT, STDERR: pb.Output.STREAM_STDERR}
 FINISHED = {
@@ -186,12 +189,16 @@ class Guest:
         try:
             with checked(store, self.order.id, self._check), self._ticker.running():
                 said = run(store, *_request(request.execute))
+                if self._overfills_disk():
+                    return {"limit": "disk_bytes"}, None
                 if any(os.scandir(self._folder / "work")):
                     hand_out(store)
         except Exited:
             return {"exit_code": self._exit_code}, None
         except WasmtimeError as error:
             return self._trapped(str(error)), None
+        except (ValueError, OverflowError):  # nonsense for an import, which only hostile code passes
+            return {"signal": 6}, None
         finally:
             del guests[threading.get_ident()]
             self.flush()
@@ -238,12 +245,15 @@ class Guest:
         """At every tick, in the guest's thread: why it must stop now, if it must."""
         self.flush()
         self._ticks += 1
-        cpu_seconds, disk_bytes = self.order.cpu_seconds, self.order.disk_bytes
+        cpu_seconds = self.order.cpu_seconds
         if cpu_seconds is not None and time.thread_time() - self._cpu_start > cpu_seconds:
             self.stop("cpu_seconds")
-        if disk_bytes is not None and self._ticks % DISK_CHECK_TICKS == 0 and _size(self._folder) > disk_bytes:
+        if self._ticks % DISK_CHECK_TICKS == 0 and self._overfills_disk():
             self.stop("disk_bytes")
         return self._stopped
+
+    def _overfills_disk(self) -> bool:
+        return self.order.disk_bytes is not None and _size(self._folder) > self.order.disk_bytes
 
     # What the guest may import. All run in the guest's thread.
 
@@ -256,7 +266,7 @@ class Guest:
     def send(self, operation: str, arguments: str) -> int:
         self.flush()
         self._handles += 1
-        call = pb.ToolCall(id=self._handles, operation=operation, arguments=arguments.encode())
+        call = pb.ToolCall(id=self._handles, operation=_bounded(operation), arguments=_bounded(arguments).encode())
         self._outbox.put(pb.GuestFrame(tool_call=call))
         return self._handles
 
@@ -279,7 +289,8 @@ class Guest:
         self._write(descriptor, data.encode("latin-1"))
 
     def artifact(self, path: str, data: str) -> None:
-        self._outbox.put(pb.GuestFrame(artifact=pb.Artifact(path=path, data=data.encode("latin-1"))))
+        artifact = pb.Artifact(path=_bounded(path), data=_bounded(data).encode("latin-1"))
+        self._outbox.put(pb.GuestFrame(artifact=artifact))
 
     def exit(self, code: int) -> None:
         self._exit_code = code
@@ -303,10 +314,16 @@ class Guest:
     def flush(self) -> None:
         with self._writing:
             for descriptor, buffer in self._output.items():
-                if buffer:
-                    output = pb.Output(stream=STREAMS[descriptor], data=bytes(buffer))
+                for at in range(0, len(buffer), MAX_FRAME_BYTES):
+                    output = pb.Output(stream=STREAMS[descriptor], data=bytes(buffer[at : at + MAX_FRAME_BYTES]))
                     self._outbox.put(pb.GuestFrame(output=output))
-                    buffer.clear()
+                buffer.clear()
+
+
+def _bounded(text: str) -> str:
+    if len(text) > MAX_FRAME_BYTES:
+        raise ValueError(f"{len(text)} characters for one frame")
+    return text
 
 
 guests: dict[int, Guest] = {}

@@ -1,0 +1,232 @@
+"""Measures what docs/performance.md reports, each figure beside a reference from the same run.
+
+    python benchmarks/run.py [--quick] [--json FILE]
+
+Prints a table, and with `--json` writes the figures. Nothing else should run on the machine meanwhile.
+"""
+
+import argparse
+import asyncio
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from sandbox import AsyncExec
+
+MS, US, MB = 1e3, 1e6, 1 << 20
+PYTHON = (sys.executable, "-I", "-c", "print(1 + 1)")
+DOCKER = ("docker", "run", "--rm", "--network=none", "python:3-slim", "python3", "-c", "print(1 + 1)")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured thing. `p95` is None where there is a single value; `target` is the most it may be (or the least,
+    for rates), None where there is no target."""
+
+    name: str
+    unit: str
+    p50: float
+    p95: float | None = None
+    target: float | None = None
+    more_is_better: bool = False
+
+    @property
+    def reached(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.p50 >= self.target if self.more_is_better else self.p50 <= self.target
+
+
+def spread(name: str, unit: str, seconds: list[float], scale: float, target: float | None = None) -> Figure:
+    ordered = sorted(seconds)
+    p50, p95 = (ordered[int(len(ordered) * share)] * scale for share in (0.5, 0.95))
+    return Figure(name, unit, p50, p95, target)
+
+
+async def timed(action: Callable[[], Awaitable[Any]]) -> float:
+    started = time.perf_counter()
+    await action()
+    return time.perf_counter() - started
+
+
+async def one_after_another(exec: AsyncExec, count: int, pause_seconds: float, **options: Any) -> list[float]:
+    async def once() -> None:
+        result = await exec.execute_code("1 + 1", **options)
+        assert result.value == 2, result
+
+    seconds = []
+    for _ in range(count):
+        seconds.append(await timed(once))
+        await asyncio.sleep(pause_seconds)
+    return seconds
+
+
+async def rate(exec: AsyncExec, concurrency: int, count: int) -> float:
+    async def caller() -> None:
+        await one_after_another(exec, count // concurrency, 0)
+
+    seconds = await timed(lambda: asyncio.gather(*(caller() for _ in range(concurrency))))
+    return count / seconds
+
+
+async def settled(exec: AsyncExec, **options: Any) -> None:
+    """Start everything and give the pools time to fill."""
+    await exec.execute_code("1", **options)
+    await asyncio.sleep(1.5)
+
+
+async def wasm_latency(count: int) -> list[Figure]:
+    started = time.perf_counter()
+    async with AsyncExec() as exec:
+        await exec.execute_code("1 + 1")
+        cold = time.perf_counter() - started
+        await asyncio.sleep(1.5)
+        paced = await one_after_another(exec, count, 0.02)
+        back_to_back = await one_after_another(exec, count, 0)
+    return [
+        Figure("wasm: cold, from AsyncExec() to the first result", "ms", cold * MS),
+        spread("wasm: execute 1 + 1, 20 ms apart", "ms", paced, MS, target=2.0),
+        spread("wasm: execute 1 + 1, back to back", "ms", back_to_back, MS),
+    ]
+
+
+async def wasm_rates(count: int) -> list[Figure]:
+    figures = []
+    async with AsyncExec() as exec:
+        for concurrency in (1, 8, 64):
+            await settled(exec)
+            per_second = await rate(exec, concurrency, count)
+            target = 300.0 if concurrency == 8 else None
+            name = f"wasm: fresh guests, {concurrency} at a time"
+            figures.append(Figure(name, "/s", per_second, target=target, more_is_better=True))
+    return figures
+
+
+async def wasm_tool_call(count: int) -> list[Figure]:
+    code = f"""
+        import time
+        seconds = []
+        for i in range({count}):
+            started = time.perf_counter()
+            tools.add(a=i, b=1)
+            seconds.append(time.perf_counter() - started)
+        seconds
+    """
+    async with AsyncExec(limits={"tool_calls": count}) as exec:
+
+        @exec.tool
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+        await settled(exec)
+        result = await exec.execute_code(code)
+    return [spread("wasm: tool call from inside", "µs", result.value, US, target=350.0)]
+
+
+async def wasm_memory() -> list[Figure]:
+    few, many = 4, 68
+    private = [await private_bytes(size) for size in (few, many)]
+    if 0 in private:
+        return []
+    return [Figure("wasm: private memory of a live guest", "MB", (private[1] - private[0]) / (many - few) / MB, target=2.0)]
+
+
+async def private_bytes(guests: int) -> int:
+    """Of all workers, with this many guests alive; 0 where the kernel does not tell."""
+    async with AsyncExec(pool_size=guests) as exec:
+        await settled(exec)
+        children = Path(f"/proc/self/task/{_main_thread()}/children").read_text().split()
+        return sum(_private(Path("/proc", child, "smaps_rollup")) for child in children)
+
+
+def _main_thread() -> int:
+    return int(Path("/proc/self").resolve().name)
+
+
+def _private(rollup: Path) -> int:
+    try:
+        lines = rollup.read_text().splitlines()[1:]
+    except OSError:
+        return 0
+    sizes = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
+    return sizes["Private_Clean"] + sizes["Private_Dirty"]
+
+
+async def unsafe_latency(count: int) -> list[Figure]:
+    options = {"profile": "dev", "backend": "unsafe"}
+    async with AsyncExec(allow_unsafe=True) as exec:
+        await settled(exec, **options)
+        warm = await one_after_another(exec, count, 0.5, **options)
+    return [spread("unsafe: execute 1 + 1, warm", "ms", warm, MS, target=10.0)]
+
+
+def import_time(count: int) -> list[Figure]:
+    code = "import time; t = time.perf_counter(); import sandbox; print(time.perf_counter() - t)"
+    seconds = [float(subprocess.check_output((sys.executable, "-c", code))) for _ in range(count)]
+    return [spread("import sandbox", "ms", seconds, MS, target=250.0)]
+
+
+def reference(name: str, argv: tuple[str, ...], count: int) -> list[Figure]:
+    if shutil.which(argv[0]) is None:
+        return []
+    seconds = []
+    for _ in range(count):
+        started = time.perf_counter()
+        if subprocess.run(argv, capture_output=True, check=False).returncode != 0:
+            return []  # an engine without its daemon or image is no reference
+        seconds.append(time.perf_counter() - started)
+    return [spread(name, "ms", seconds, MS)]
+
+
+async def measure(share: float) -> list[Figure]:
+    def some(count: int) -> int:
+        return max(10, int(count * share))
+
+    return [
+        *reference("reference: python -c 'print(1 + 1)'", PYTHON, some(20)),
+        *reference("reference: docker run", DOCKER, some(10)),
+        *import_time(some(10)),
+        *await wasm_latency(some(200)),
+        *await wasm_rates(some(1280)),
+        *await wasm_tool_call(some(2000)),
+        *await wasm_memory(),
+        *await unsafe_latency(some(20)),
+    ]
+
+
+def show(figures: list[Figure]) -> None:
+    table = Table("what", "p50", "p95", "target", "reached")
+    for figure in figures:
+        p95 = "" if figure.p95 is None else f"{figure.p95:.2f}"
+        sign = "≥" if figure.more_is_better else "≤"
+        target = "" if figure.target is None else f"{sign} {figure.target:g}"
+        reached = {None: "", True: "yes", False: "no"}[figure.reached]
+        table.add_row(figure.name, f"{figure.p50:.2f} {figure.unit}", p95, target, reached)
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    figures = uvloop.run(measure(0.1 if options.quick else 1.0))
+    show(figures)
+    if options.json:
+        facts = {"machine": platform.platform(), "python": platform.python_version()}
+        options.json.write_text(json.dumps({**facts, "figures": [asdict(figure) for figure in figures]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

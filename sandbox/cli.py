@@ -1,0 +1,191 @@
+"""The `toolexec` command. Exit codes are part of its interface; see `ExitCode`."""
+
+import asyncio
+import json
+import platform
+import sys
+from collections.abc import Coroutine
+from enum import IntEnum
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from gateway.errors import BackendUnavailable, InvalidRequest, PolicyDenied, SandboxError
+from runtimes.base import Capabilities, Outcome
+from sandbox._options import empty_folder, named_files, pairs, parse_limits, read_code, tools_at, write_artifacts
+from sandbox._render import Screen, as_json
+from sandbox.exec import AsyncExec
+from sandbox.profile import PROFILES
+from sandbox.result import ExecutionResult
+
+Answer = TypeVar("Answer")
+
+MAX_OWN_CODE = 125
+"""Shells use the codes above for what they have to say themselves."""
+
+
+class ExitCode(IntEnum):
+    """What the command's exit code says; a snippet that exits with a code of its own passes it on, up to 125."""
+
+    COMPLETED = 0
+    RAISED = 1
+    USAGE = 2
+    REFUSED = 3
+    STOPPED = 4
+    HOST_FAILED = 5
+    INTERRUPTED = 130
+
+
+EXIT_CODES = """\b
+Exit codes:
+  0    the snippet completed, or exited with 0
+  1    the snippet raised
+  2    an argument is wrong
+  3    the profile forbids it, or no backend here can run it
+  4    stopped: timed out, over a limit, or killed
+  5    this host failed, not the snippet; trying again may help
+  130  interrupted from the keyboard
+A snippet that exits with a code of its own passes it on, up to 125.
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    help="Run an agent's code in a sandbox that can call the host's tools, and nothing else.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text streams
+    app()
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The snippet's file; - reads standard input.")],
+    *,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="dev, standard or hardened. [default: standard]")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="KIND", help="One of those that `toolexec doctor` lists.")
+    ] = None,
+    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="wall_seconds=5, and so on.")] = None,
+    tools: Annotated[list[str] | None, typer.Option(metavar="MODULE:ATTR", help="Tools to offer.")] = None,
+    allow_tool: Annotated[list[str] | None, typer.Option(metavar="ID", help="Offer these only.")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="The snippet's environment.")] = None,
+    input_file: Annotated[
+        list[Path] | None, typer.Option("--file", metavar="PATH", help="A file for the snippet, by its name.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="New or empty folder for files the snippet leaves.")
+    ] = None,
+    allow_unsafe: Annotated[bool, typer.Option("--allow-unsafe", help="Permit backends that do not isolate.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")] = False,
+) -> NoReturn:
+    """Run a snippet. Its output appears as it is written; what else is known of it follows on standard error."""
+    screen = Screen(quiet=json_output)
+
+    async def execute() -> ExecutionResult:
+        code, folder = read_code(file), None if out is None else empty_folder(out)
+        async with AsyncExec(allow_unsafe=allow_unsafe or None) as exec:
+            exec.register(*(tool for where in tools or () for tool in tools_at(where)))
+            events = exec.stream_code(
+                code,
+                profile=profile,
+                backend=backend,
+                limits=parse_limits(limit or ()),
+                allowed_tools=allow_tool,
+                env=pairs("--env", env or ()),
+                files=named_files(input_file or ()),
+            )
+            result = await screen.follow(events)
+        if folder is not None:
+            write_artifacts(folder, result.artifacts)
+        return result
+
+    result = _complete(execute(), screen, json_output=json_output)
+    if json_output:
+        print(json.dumps(as_json(result), ensure_ascii=False))
+    else:
+        screen.summary(result)
+    raise typer.Exit(exit_code(result))
+
+
+@app.command()
+def doctor(
+    *, json_output: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False
+) -> NoReturn:
+    """Say of each backend whether it can be used here.
+
+    If not, why, and what to do about it. Exits with 3 if none here fits profile standard.
+    """
+    screen = Screen(quiet=json_output)
+
+    async def probe() -> dict[str, Capabilities]:
+        async with AsyncExec() as exec:
+            return await screen.patiently(exec.probe())
+
+    found = _complete(probe(), screen, json_output=json_output)
+    if json_output:
+        print(json.dumps(as_json(found), ensure_ascii=False))
+    else:
+        screen.doctor(found)
+    fits = any(one.usable and one.boundaries >= PROFILES["standard"].floor for one in found.values())
+    raise typer.Exit(ExitCode.COMPLETED if fits else ExitCode.REFUSED)
+
+
+@app.command()
+def version(
+    *, json_output: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False
+) -> None:
+    """Say which versions these are."""
+    found = {
+        "toolexec": installed_version("toolexec"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    print(json.dumps(found) if json_output else "toolexec {toolexec} (Python {python}, {platform})".format(**found))
+
+
+def exit_code(result: ExecutionResult) -> int:
+    """The command's exit code for how the snippet ended."""
+    match result.outcome:
+        case Outcome.COMPLETED:
+            return ExitCode.COMPLETED
+        case Outcome.RAISED:
+            return ExitCode.RAISED
+        case Outcome.EXITED:
+            own = result.exit_code or 0
+            return own if 0 <= own <= MAX_OWN_CODE else MAX_OWN_CODE
+        case _:
+            return ExitCode.STOPPED
+
+
+def _complete(work: Coroutine[Any, Any, Answer], screen: Screen, *, json_output: bool) -> Answer:
+    """Run it to its end; what is wrong on this side becomes a message and an exit code."""
+    try:
+        return asyncio.run(work)
+    except SandboxError as error:
+        if json_output:
+            print(json.dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
+        screen.complain(str(error))
+        raise typer.Exit(_failure_code(error)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _failure_code(error: SandboxError) -> ExitCode:
+    match error:
+        case InvalidRequest():
+            return ExitCode.USAGE
+        case PolicyDenied() | BackendUnavailable():
+            return ExitCode.REFUSED
+        case _:
+            return ExitCode.HOST_FAILED

@@ -1,0 +1,93 @@
+"""One suite for all backends: `run` runs a snippet on the backend under test."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import anyio
+import pytest
+
+from sandbox import Exec, ExecutionResult, ToolError, ToolExample
+from tests.contract.known_gaps import KNOWN_GAPS
+
+Run: TypeAlias = Callable[..., ExecutionResult]
+
+
+@pytest.fixture
+def run(shared_exec: Exec, backend: str, demo_tools: None) -> Run:
+    """`run(code, **options)`: the backend under test, profile dev, 20 seconds and the options of `execute_code`."""
+
+    def run_snippet(code: str, *, limits: dict[str, Any] | None = None, **options: Any) -> ExecutionResult:
+        wanted = {"profile": "dev", "backend": backend, "limits": {"wall_seconds": 20, **(limits or {})}}
+        return shared_exec.execute_code(code, **(wanted | options))
+
+    return run_snippet
+
+
+@pytest.fixture(scope="session")
+def demo_tools(shared_exec: Exec) -> None:
+    """Tools in the namespace `demo`, and `demo_plain`, which has none."""
+    shared_exec.tool(add, namespace="demo", examples=[ToolExample("Two numbers", {"a": 1, "b": 2}, "their sum")])
+    for function in (double, echo, fail, refuse, slow, wait, bulky):
+        shared_exec.tool(function, namespace="demo")
+    shared_exec.tool(wait, namespace="demo", name="hang", timeout_seconds=0.3)
+    shared_exec.tool(demo_plain)
+
+
+def add(a: int, b: int = 10) -> int:
+    """Add two whole numbers."""
+    return a + b
+
+
+def double(previous: int) -> int:
+    """Twice the previous result."""
+    return 2 * previous
+
+
+def echo(value: Any) -> Any:
+    """Give the value back."""
+    return value
+
+
+def fail() -> None:
+    """Never works."""
+    raise ValueError("no luck")
+
+
+def refuse() -> None:
+    """Say no, in the tool's own words."""
+    raise ToolError("out of stock", details={"left": 0}, retryable=True)
+
+
+async def slow(seconds: float, answer: int = 0) -> int:
+    """Answer late."""
+    await anyio.sleep(seconds)
+    return answer
+
+
+async def wait() -> None:
+    """Never answer."""
+    await anyio.sleep_forever()
+
+
+def bulky(size: int) -> str:
+    """A long text."""
+    return "x" * size
+
+
+def demo_plain() -> str:
+    """A tool without a namespace."""
+    return "plain"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            backend = item.callspec.params.get("backend")
+            for name in (item.originalname, _without(item.name, backend)):
+                if reason := KNOWN_GAPS.get((backend, name)):
+                    item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def _without(name: str, backend: str | None) -> str:
+    """`test_name[case]` of `test_name[wasm-case]`."""
+    return name.replace(f"[{backend}-", "[").replace(f"-{backend}]", "]")
