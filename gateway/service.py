@@ -21,6 +21,8 @@ from gateway.v1 import gateway_pb2_grpc as pb_grpc
 HELLO_SECONDS = 10.0
 """A stream that has not said hello by then is ended."""
 
+CANCEL_SECONDS = 0.2
+
 MAX_IN_FLIGHT = 256
 """Operations of one guest at work at once; past that its stream is not read, so it waits."""
 
@@ -62,6 +64,8 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
             attachment.closed(fault)
         if fault is not None:
             await context.abort(status_of(fault), str(fault))
+        if attachment.finished is None and not context.cancelled():
+            await _cancel(context)
 
     async def _greet(self, context: Context) -> tuple[Attachment, Hello]:
         frame = None
@@ -83,11 +87,11 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         try:
             binding = self._binding(context)
             return await perform(binding.gateway, operation, json.dumps(arguments()).encode())
-        except ValueError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "arguments must be UTF-8 JSON objects")
         except SandboxError as error:
             context.set_trailing_metadata(metadata_of(error))
             await context.abort(status_of(error), str(error))
+        except ValueError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "arguments must be UTF-8 JSON objects")
 
     def _binding(self, context: Context) -> Binding:
         token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
@@ -148,6 +152,7 @@ class _Stream:
         self._context = context
         self._tasks = tasks
         self._write = asyncio.Lock()  # gRPC takes one write at a time
+        self._writable = True
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     async def listen(self) -> ProtocolError | None:
@@ -186,13 +191,20 @@ class _Stream:
                 reply.value = await perform(binding.gateway, call.operation, call.arguments)
             except ToolError as error:
                 reply.error = encode_error(error)
-            async with self._write:
-                await self._context.write(pb.HostFrame(tool_reply=reply))
+            await self._reply(reply)
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
             self._attachment.failure = failure
             self._tasks.cancel_scope.cancel()
         finally:
             self._free.release()
+
+    async def _reply(self, reply: pb.ToolReply) -> None:
+        """Send it, unless the guest is gone: then nobody waits for it."""
+        async with self._write:
+            if self._writable:
+                self._writable = False  # for good when the write is cancelled: gRPC would take no other beside it
+                await self._context.write(pb.HostFrame(tool_reply=reply))
+                self._writable = True
 
 
 def _line(context: Context, tasks: TaskGroup) -> Line:
@@ -208,6 +220,12 @@ def _line(context: Context, tasks: TaskGroup) -> Line:
         await context.write(pb.HostFrame(execute=frame))
 
     return Line(send, tasks.cancel_scope.cancel)
+
+
+async def _cancel(context: Context) -> None:
+    """Tell a guest that is hung up on, before the stream ends; one that does not read is not waited for."""
+    with anyio.move_on_after(CANCEL_SECONDS):
+        await context.write(pb.HostFrame(cancel=pb.Cancel(reason="the host ended this execution")))
 
 
 def _hello(frame: pb.Hello) -> Hello:

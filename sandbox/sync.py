@@ -1,5 +1,6 @@
 """`Exec`: `AsyncExec` for callers without an event loop. One thread runs one loop; every method passes through."""
 
+import atexit
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -54,6 +55,7 @@ class Exec:
         self._portal: BlockingPortal | None = self._stack.enter_context(
             start_blocking_portal("asyncio", backend_options={"use_uvloop": True}, name="toolexec")
         )
+        atexit.register(self.close)  # while the loop's thread still runs: an interpreter on its way out freezes it
 
     @overload
     def tool(self, function: Function, /) -> Function: ...
@@ -158,6 +160,7 @@ class Exec:
         return self._call(self._exec.probe)
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         portal, self._portal = self._portal, None
         if portal is not None:
             try:

@@ -59,8 +59,9 @@ class Stream:
 
     def wait_for_execute(self) -> pb.Execute:
         for frame in self._frames:
-            execute: pb.Execute = frame.execute
-            return execute
+            if frame.HasField("execute"):
+                execute: pb.Execute = frame.execute
+                return execute
         return _leave()
 
     def listen(self) -> None:

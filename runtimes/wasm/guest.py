@@ -183,7 +183,8 @@ class Guest:
         self._inbox = Inbox(iter(self._attach(iter(self._outbox.get, None))))
         self._outbox.put(pb.GuestFrame(hello=pb.Hello(token=self.order.token, agent_version="1", language="python")))
         request = self._inbox.take()
-        assert request is not None
+        if request is None or not request.HasField("execute"):
+            raise HungUp
         self._cpu_start = time.thread_time()
         guests[threading.get_ident()] = self
         try:
@@ -191,7 +192,7 @@ class Guest:
                 said = run(store, *_request(request.execute))
                 if self._overfills_disk():
                     return {"limit": "disk_bytes"}, None
-                if any(os.scandir(self._folder / "work")):
+                if _holds_anything(self._folder / "work"):
                     hand_out(store)
         except Exited:
             return {"exit_code": self._exit_code}, None
@@ -365,6 +366,14 @@ def _finished(said: str) -> pb.Finished | None:
         return pb.Finished(kind=kind, value=value.encode(), error=error and pb.GuestError(**error), **facts)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _holds_anything(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entries)
+    except OSError:  # the guest removed it
+        return False
 
 
 def _remove(folder: Path) -> None:

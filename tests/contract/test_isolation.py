@@ -96,15 +96,15 @@ def test_file_paths_that_leave_the_folder_are_refused(run: Run, path: str) -> No
 
 
 LEFTOVERS = """
-import os, sys, json, random
+import builtins, os, sys, json, random
 seen = [os.path.exists('left.txt'), os.path.exists(os.environ['TMPDIR'] + '/left.txt'), 'LEFT' in os.environ,
-        'left' in globals(), hasattr(json, 'left'), 'left' in sys.modules, hasattr(__builtins__, 'left')]
+        'left' in globals(), hasattr(json, 'left'), 'left' in sys.modules, hasattr(builtins, 'left')]
 for path in ('left.txt', os.environ['TMPDIR'] + '/left.txt'):
     with open(path, 'w') as file:
         file.write('left')
 os.environ['LEFT'] = left = json.left = 'left'
 sys.modules['left'] = sys
-__builtins__.left = 'left'
+builtins.left = 'left'
 seen
 """
 
@@ -117,7 +117,7 @@ def test_nothing_persists_between_executions(run: Run) -> None:
 def test_randomness_differs_between_executions(run: Run) -> None:
     code = (
         "import os, random, secrets, tempfile, uuid\n"
-        "[random.random(), uuid.uuid4().hex, secrets.token_hex(), os.urandom(8).hex(), hash('text'), random.Random().random(),"
+        "[random.random(), uuid.uuid4().hex, secrets.token_hex(), os.urandom(8).hex(), random.Random().random(),"
         " random.SystemRandom().random(), next(tempfile._get_candidate_names())]"
     )
     runs = [run(code).value for _ in range(4)]
