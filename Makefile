@@ -42,7 +42,7 @@ proto-check: $(INSTALLED)
 	    diff -u "$(CURDIR)/$$file" "$$file" || { echo "$$file is not what proto/ gives; run: make proto" >&2; exit 1; }; \
 	  done
 
-bench: $(INSTALLED) $(GUEST) ## measure, and write docs/performance.md's figures
+bench: $(INSTALLED) $(GUEST) ## measure what docs/performance.md reports
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 build: $(INSTALLED) $(GUEST) ## build the wheel and the source archive into dist/

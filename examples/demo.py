@@ -53,6 +53,7 @@ while True:
 
 LIMITS = Limits(wall_seconds=5, cpu_seconds=2, memory_bytes=128 << 20, output_bytes=64 << 10, tool_calls=20)
 BAR_WIDTH = 36
+FIRST_TIME = "compiling the guest; only the first time (about 5 s)"
 
 screen = Console(highlight=False, soft_wrap=True)
 
@@ -97,7 +98,10 @@ async def warm_up(sandboxes: AsyncExec) -> None:
     probing = asyncio.ensure_future(sandboxes.probe())
     done, _ = await asyncio.wait([probing], timeout=1)
     if not done:
-        with Console(stderr=True).status("compiling the guest; only the first time (about 5 s)"):
+        aside = Console(stderr=True)
+        if not aside.is_terminal:
+            aside.print(FIRST_TIME)
+        with aside.status(FIRST_TIME):  # a spinner on a terminal, nothing elsewhere
             await probing
 
 

@@ -27,7 +27,7 @@ async def main() -> None:
                 case "started":
                     print("started on", event.backend)
                 case "output":
-                    print(f"{event.stream}: {event.text!r}")
+                    print(event.text, end="", flush=True)  # in pieces of any size, as it was written
                 case "tool_call_started" | "tool_call_finished" if event.tool_call is not None:
                     print(f"{event.kind}: {event.tool_call.tool_id} {event.tool_call.arguments}")
                 case "artifact" if event.artifact is not None:

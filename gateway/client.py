@@ -8,8 +8,10 @@ from typing import Any, Self
 import grpc
 
 from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, JsonValue, ParallelCall, ToolSummary
+from gateway.direct import check_limit
 from gateway.endpoint import Endpoint
 from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
+from gateway.runner import encoded_arguments
 from gateway.status import TOKEN_KEY, exception_of
 from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
@@ -29,7 +31,7 @@ class GatewayClient:
         self._stub: Any = pb_grpc.GatewayServiceStub(self._channel)  # the generated stub's types cover sync calls only
 
     async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
-        request = pb.RunToolRequest(tool_id=tool_id, arguments=_dump(arguments))
+        request = pb.RunToolRequest(tool_id=tool_id, arguments=encoded_arguments(arguments).data)
         return json.loads((await self._call("RunTool", request)).value)
 
     async def run_chain(self, steps: Sequence[ChainStep]) -> ChainResult:
@@ -38,11 +40,12 @@ class GatewayClient:
         return ChainResult(result["value"], tuple(CallOutcome(**step) for step in result["steps"]))
 
     async def run_parallel(self, calls: Sequence[ParallelCall]) -> tuple[CallOutcome, ...]:
-        messages = [pb.ParallelCall(tool_id=call.tool_id, arguments=_dump(call.arguments)) for call in calls]
+        messages = [_parallel_call(call) for call in calls]
         response = await self._call("RunParallel", pb.RunParallelRequest(calls=messages))
         return tuple(CallOutcome(**outcome) for outcome in json.loads(response.results))
 
     async def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
+        check_limit(limit)  # here: on the wire 0 is the default, and nothing is negative
         response = await self._call("SearchTools", pb.SearchToolsRequest(query=query, limit=limit))
         return tuple(ToolSummary(**summary) for summary in json.loads(response.tools))
 
@@ -55,6 +58,7 @@ class GatewayClient:
         return tuple((await self._call("ListNamespaces", pb.ListNamespacesRequest())).namespaces)
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
+        check_limit(limit)
         response = await self._call("ListToolExamples", pb.ListToolExamplesRequest(tool_id=tool_id, limit=limit))
         return tuple(json.loads(response.examples))
 
@@ -79,14 +83,14 @@ class GatewayClient:
             raise exception_of(error) from error
 
 
-def _dump(arguments: Mapping[str, JsonValue]) -> bytes:
-    return json.dumps(dict(arguments), allow_nan=False).encode()
+def _parallel_call(call: ParallelCall) -> pb.ParallelCall:
+    return pb.ParallelCall(tool_id=call.tool_id, arguments=encoded_arguments(call.arguments).data)
 
 
 def _chain_step(step: ChainStep) -> pb.ChainStep:
     return pb.ChainStep(
         tool_id=step.tool_id,
-        arguments=_dump(step.arguments),
+        arguments=encoded_arguments(step.arguments).data,
         use_previous=step.use_previous,
         stop_on_error=step.stop_on_error,
     )

@@ -28,7 +28,7 @@ MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
 
 _MAX_ID_TEXT = 400
-_MAX_LIMIT = 100
+MAX_LIMIT = 100
 _MAX_HINTS = 50
 """Unknown ids of one execution that are answered with the names of similar tools, which takes milliseconds."""
 _CLOCK_SLACK_SECONDS = 0.005
@@ -86,7 +86,7 @@ class DirectGateway:
 
     async def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
         self._check_open()
-        _check_limit(limit)
+        check_limit(limit)
         return self._search.search(query, limit, lambda tool_id: self._permits(self._registry.resolve(tool_id)))
 
     async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
@@ -97,7 +97,7 @@ class DirectGateway:
         return tuple(sorted({tool.tool.id.namespace for tool in self._registry.tools() if self._permits(tool)}))
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        _check_limit(limit)
+        check_limit(limit)
         return examples(self._granted(tool_id), limit)
 
     async def _call(
@@ -186,6 +186,7 @@ def _record_of(arguments: JsonValue) -> JsonValue:
         return {"malformed": str(exc)}
 
 
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= _MAX_LIMIT:
-        raise InvalidInput(f"limit must be 1 to {_MAX_LIMIT}, not {limit}")
+def check_limit(limit: int) -> None:
+    """Raise InvalidInput unless a search or a list may be so long."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInput(f"limit must be 1 to {MAX_LIMIT}, not {limit}")

@@ -55,17 +55,18 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         del request_iterator  # read through the context, which is a third faster
         attachment, hello = await self._greet(context)
         fault: ProtocolError | None = None
+        writer = _Writer(context)
         try:
             async with anyio.create_task_group() as tasks:
-                attachment.opened(hello, _line(context, tasks))
-                fault = await _Stream(attachment, context, tasks).listen()
+                attachment.opened(hello, _line(writer, tasks))
+                fault = await _Stream(attachment, context, writer, tasks).listen()
                 tasks.cancel_scope.cancel()
         finally:
             attachment.closed(fault)
         if fault is not None:
             await context.abort(status_of(fault), str(fault))
         if attachment.finished is None and not context.cancelled():
-            await _cancel(context)
+            await _cancel(writer)
 
     async def _greet(self, context: Context) -> tuple[Attachment, Hello]:
         frame = None
@@ -144,15 +145,31 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         return pb.ListToolExamplesResponse(examples=await self._unary(context, "list_tool_examples", arguments))
 
 
+class _Writer:
+    """Sends frames to one guest, one at a time: gRPC fails a write that begins before the last one is through."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._one = asyncio.Lock()
+        self._open = True
+
+    async def write(self, frame: pb.HostFrame) -> None:
+        """Send it; once a write was cancelled, which may leave it under way, nothing is sent any more."""
+        async with self._one:
+            if self._open:
+                self._open = False
+                await self._context.write(frame)
+                self._open = True
+
+
 class _Stream:
     """Reads one guest's frames until it finished, vanished or broke the contract."""
 
-    def __init__(self, attachment: Attachment, context: Context, tasks: TaskGroup) -> None:
+    def __init__(self, attachment: Attachment, context: Context, writer: _Writer, tasks: TaskGroup) -> None:
         self._attachment = attachment
         self._context = context
+        self._writer = writer
         self._tasks = tasks
-        self._write = asyncio.Lock()  # gRPC takes one write at a time
-        self._writable = True
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     async def listen(self) -> ProtocolError | None:
@@ -191,23 +208,15 @@ class _Stream:
                 reply.value = await perform(binding.gateway, call.operation, call.arguments)
             except ToolError as error:
                 reply.error = encode_error(error)
-            await self._reply(reply)
+            await self._writer.write(pb.HostFrame(tool_reply=reply))
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
             self._attachment.failure = failure
             self._tasks.cancel_scope.cancel()
         finally:
             self._free.release()
 
-    async def _reply(self, reply: pb.ToolReply) -> None:
-        """Send it, unless the guest is gone: then nobody waits for it."""
-        async with self._write:
-            if self._writable:
-                self._writable = False  # for good when the write is cancelled: gRPC would take no other beside it
-                await self._context.write(pb.HostFrame(tool_reply=reply))
-                self._writable = True
 
-
-def _line(context: Context, tasks: TaskGroup) -> Line:
+def _line(writer: _Writer, tasks: TaskGroup) -> Line:
     async def send(request: Execute) -> None:
         files = [pb.File(path=path, data=data) for path, data in request.files.items()]
         frame = pb.Execute(
@@ -217,15 +226,15 @@ def _line(context: Context, tasks: TaskGroup) -> Line:
             files=files,
             value_bytes=request.value_bytes,
         )
-        await context.write(pb.HostFrame(execute=frame))
+        await writer.write(pb.HostFrame(execute=frame))
 
     return Line(send, tasks.cancel_scope.cancel)
 
 
-async def _cancel(context: Context) -> None:
+async def _cancel(writer: _Writer) -> None:
     """Tell a guest that is hung up on, before the stream ends; one that does not read is not waited for."""
     with anyio.move_on_after(CANCEL_SECONDS):
-        await context.write(pb.HostFrame(cancel=pb.Cancel(reason="the host ended this execution")))
+        await writer.write(pb.HostFrame(cancel=pb.Cancel(reason="the host ended this execution")))
 
 
 def _hello(frame: pb.Hello) -> Hello:

@@ -13,7 +13,6 @@ from gateway.frames import Finished, FinishedKind, GuestError
 from runtimes.base import Ending, Outcome
 from runtimes.limits import LimitName
 
-
 _PARSER = "too complex to parse"
 """Code that nests too deeply for Python's parser is a MemoryError too, with memory to spare."""
 

@@ -25,6 +25,9 @@ PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_SECONDS = 5.0
 """How long a tree that forks as fast as it is killed is fought; the process group is killed last."""
 
+ROUND_SECONDS = 0.001
+"""Between two rounds of killing: what was killed needs a moment to die."""
+
 
 def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
@@ -71,9 +74,11 @@ def _end_tree() -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        # Not waiting for the rest: one that was forked meanwhile may live long, and is killed in the next round.
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, 0):
+            while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        time.sleep(ROUND_SECONDS)
 
 
 def _below(pid: int) -> Iterator[int]:

@@ -62,9 +62,9 @@ class Limits:
             return limits
         if not isinstance(limits, Mapping):
             raise InvalidRequest(f"limits must be a Limits or a mapping, not {type(limits).__name__}")
-        unknown = sorted(set(limits) - set(LIMIT_NAMES))
+        unknown = sorted(map(str, set(limits) - set(LIMIT_NAMES)))
         if unknown:
-            raise InvalidRequest(f"unknown limit {', '.join(map(str, unknown))}; there are {', '.join(LIMIT_NAMES)}")
+            raise InvalidRequest(f"unknown limit {', '.join(unknown)}; there are {', '.join(LIMIT_NAMES)}")
         return cls(**limits)
 
     def over(self, defaults: "Limits") -> "Limits":
@@ -87,5 +87,7 @@ def _check(name: str, value: object) -> None:
         raise InvalidRequest(f"limit {name} must be above zero, not {value!r}; leave it out for no bound")
 
 
-DEFAULT_LIMITS = Limits(wall_seconds=30.0, memory_bytes=256 << 20, output_bytes=1 << 20, tool_calls=100)
+DEFAULT_LIMITS = Limits(
+    wall_seconds=30.0, memory_bytes=256 << 20, disk_bytes=64 << 20, output_bytes=1 << 20, tool_calls=100
+)
 """Applied where the caller asks for nothing else."""

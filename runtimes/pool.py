@@ -21,6 +21,9 @@ CLAIM_SECONDS = 60.0
 MAX_STARTING = 4
 """Sandboxes of one spec being started at once: more only slows the engine down."""
 
+REFILL_SECONDS = 0.004
+"""While more than half are warm a new one waits this long: starting it would slow down the execution that took one."""
+
 MAX_SPECS = 8
 """Specs kept warm. The caller chooses limits and so specs; past this the least recently used one cools down."""
 
@@ -116,6 +119,8 @@ class Pool:
         return waiter.claimed
 
     async def _start_one(self) -> None:
+        if len(self._ready) > self._size // 2:
+            await anyio.sleep(REFILL_SECONDS)
         try:
             claimed = await self._start()
         except SandboxError as error:
@@ -128,7 +133,14 @@ class Pool:
 
     async def _start(self) -> Claimed:
         attachment = self._server.expect()
-        sandbox = await self._backend.start(self._spec, attachment.endpoint)
+        try:
+            sandbox = await self._backend.start(self._spec, attachment.endpoint)
+        except OSError as error:
+            attachment.hang_up()
+            raise SandboxLost(f"the host could not make it: {error}") from error
+        except BaseException:
+            attachment.hang_up()  # nobody will come with its token
+            raise
         attached = False
         try:
             with anyio.move_on_after(ATTACH_SECONDS):
@@ -144,12 +156,12 @@ class Pool:
         return Claimed(sandbox, attachment)
 
     def _offer(self, claimed: Claimed) -> None:
-        if self._closed:
-            self._tasks.start_soon(end, claimed.sandbox, claimed.attachment)
-        elif self._waiting:
+        if self._waiting and not self._closed:
             waiter = self._waiting.popleft()
             waiter.claimed = claimed
             waiter.arrived.set()
+        elif self._closed or len(self._ready) >= self._size:
+            self._tasks.start_soon(end, claimed.sandbox, claimed.attachment)
         else:
             self._ready.append(claimed)
 

@@ -21,6 +21,8 @@ FLOOD_FACTOR = 16
 MAX_ARTIFACTS = 100
 MAX_ARTIFACT_BYTES = 16 << 20
 MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255
+"""Of one part of a path, as file systems have it."""
 
 KILL_SECONDS = 10.0
 """Backends end a guest well within this; past it the host goes on and reports the sandbox as lost."""
@@ -147,7 +149,8 @@ async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:
 
 def is_plain(path: str) -> bool:
     """Whether this is a relative POSIX path of plain names."""
-    parts = path.split("/")
-    return (
-        0 < len(path.encode(errors="replace")) <= MAX_PATH_BYTES and "\0" not in path and not {"", ".", ".."} & {*parts}
-    )
+    encoded = path.encode(errors="replace")
+    parts = encoded.split(b"/")
+    if b"\0" in encoded or {b"", b".", b".."} & {*parts}:
+        return False
+    return len(encoded) <= MAX_PATH_BYTES and max(map(len, parts)) <= MAX_NAME_BYTES

@@ -89,7 +89,10 @@ def run(
     allow_unsafe: Annotated[bool, typer.Option("--allow-unsafe", help="Permit backends that do not isolate.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")] = False,
 ) -> NoReturn:
-    """Run a snippet. Its output appears as it is written; what else is known of it follows on standard error."""
+    """Run the snippet in FILE, or on standard input for `-`.
+
+    Its output appears as it is written; what else is known of it follows on standard error.
+    """
     screen = Screen(quiet=json_output)
 
     async def execute() -> ExecutionResult:

@@ -1,11 +1,18 @@
 """Settings: from arguments, then `toolexec.toml` in the working folder, then `TOOLEXEC_*` in the environment."""
 
 import os
+import tomllib
 from functools import cached_property
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from gateway.errors import InvalidRequest
 from runtimes.limits import DEFAULT_LIMITS, Limits
@@ -75,6 +82,10 @@ def load_settings(**arguments: Any) -> Settings:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"
         raise InvalidRequest(f"setting {where}: {first['msg']}") from error
+    except SettingsError as error:
+        raise InvalidRequest(f"a setting in the environment: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"toolexec.toml in the working folder is not TOML: {error}") from error
 
 
 def _whole(name: str, value: Any) -> Any:

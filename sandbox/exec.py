@@ -38,8 +38,8 @@ class AsyncExec:
 
     profile        dev, standard (default) or hardened: what executions ask for unless they say otherwise
     language       likewise, default python
-    limits         likewise: a `Limits` or a mapping of its fields; default 30 s, 256 MiB, 100 tool calls, and 1 MiB of
-                   output a stream
+    limits         likewise: a `Limits` or a mapping of its fields; default 30 s, 256 MiB of memory, 64 MiB of
+                   files, 100 tool calls, and 1 MiB of output a stream
     allow_unsafe   whether profile dev may run code on this host without isolation (default no)
     workers        worker processes a backend may keep (default one per core)
     pool_size      warm sandboxes a backend keeps (default its own choice)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from gateway.errors import InvalidRequest
@@ -50,8 +51,8 @@ class Request:
             backend=None if backend is None else _text("backend", backend),
             limits=Limits.of(limits).over(default_limits),
             allowed_tools=None if allowed_tools is None else _allowed(allowed_tools),
-            env=_env(env or {}),
-            files=_files(files or {}),
+            env=_env(_mapping("env", env)),
+            files=_files(_mapping("files", files)),
         )
 
 
@@ -77,13 +78,22 @@ def _utf8(name: str, text: str) -> bytes:
         raise InvalidRequest(f"{name} has a lone surrogate at position {error.start}; it is not Unicode text") from None
 
 
-def _allowed(allowed_tools: Iterable[str]) -> frozenset[str]:
-    if isinstance(allowed_tools, str):
-        raise InvalidRequest("allowed_tools must be a collection of tool ids, not one string")
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{name} must be a mapping, not {type(value).__name__}")
+    return value
+
+
+def _allowed(allowed_tools: object) -> frozenset[str]:
+    if isinstance(allowed_tools, str) or not isinstance(allowed_tools, Iterable):
+        given = "one string" if isinstance(allowed_tools, str) else type(allowed_tools).__name__
+        raise InvalidRequest(f"allowed_tools must be a collection of tool ids, not {given}")
     return frozenset(_allowed_id(entry) for entry in allowed_tools)
 
 
-def _allowed_id(entry: str) -> str:
+def _allowed_id(entry: object) -> str:
     """A tool id, or `namespace:*`."""
     text = _text("a tool id in allowed_tools", entry)
     ToolId.parse(text[:-1] + "any" if text.endswith(":*") else text)
@@ -106,9 +116,13 @@ def _files(files: Mapping[str, bytes | str]) -> dict[str, bytes]:
     for path, data in files.items():
         if not (isinstance(path, str) and is_plain(path)):  # type: ignore[redundant-expr]  # callers are not checked
             raise InvalidRequest(f"file path {path!r} must be relative, with forward slashes and no '.' or '..'")
+        _utf8(f"file path {path!r}", path)
         if not isinstance(data, (bytes, str)):
             raise InvalidRequest(f"file {path!r} must be bytes or text, not {type(data).__name__}")
         contents[path] = data if isinstance(data, bytes) else _utf8(f"file {path!r}", data)
     if len(contents) > MAX_FILES or sum(map(len, contents.values())) > MAX_ARTIFACT_BYTES:
         raise InvalidRequest(f"files are more than {MAX_FILES} or over {MAX_ARTIFACT_BYTES} bytes together")
+    folders = {str(folder) for path in contents for folder in PurePosixPath(path).parents}
+    for path in folders & contents.keys():
+        raise InvalidRequest(f"file path {path!r} is both a file and a folder of another")
     return contents

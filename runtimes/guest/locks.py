@@ -22,7 +22,7 @@ class Lock:
     def __init__(self) -> None:
         self._locked = False
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - as threading has it
         if not self._locked:
             self._locked = True
             return True

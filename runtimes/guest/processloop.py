@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 
-class WatchfulSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]  # which class it is depends on the system
+class WatchfulSelector(selectors.DefaultSelector):
     """Refuses to wait for ever for what cannot come.
 
     Something can come while a tool call is under way, a file other than the loop's own is watched, or a thread that the

@@ -23,8 +23,8 @@ from runtimes.wasm.engine import TICK_SECONDS, checked
 FLUSH_BYTES = 16 << 10
 """Output is sent when this much has gathered, at every tick, and before the guest waits for anything."""
 
-DISK_CHECK_TICKS = 10
-"""Every so many ticks the guest's folder is measured, if its size is limited."""
+DISK_CHECK_TICKS = 5
+"""Every so many ticks, and at its end, the guest's folder is measured, if its size is limited."""
 
 MAX_FRAME_BYTES = 5 << 20
 """The gateway ends the stream of a guest that sends more at once."""
@@ -290,6 +290,7 @@ class Guest:
         self._write(descriptor, data.encode("latin-1"))
 
     def artifact(self, path: str, data: str) -> None:
+        self.flush()
         artifact = pb.Artifact(path=_bounded(path), data=_bounded(data).encode("latin-1"))
         self._outbox.put(pb.GuestFrame(artifact=artifact))
 

@@ -1,6 +1,7 @@
 """One suite for all backends: `run` runs a snippet on the backend under test."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -26,11 +27,14 @@ def run(shared_exec: Exec, backend: str, demo_tools: None) -> Run:
 @pytest.fixture(scope="session")
 def demo_tools(shared_exec: Exec) -> None:
     """Tools in the namespace `demo`, and `demo_plain`, which has none."""
-    shared_exec.tool(add, namespace="demo", examples=[ToolExample("Two numbers", {"a": 1, "b": 2}, "their sum")])
-    for function in (double, echo, fail, refuse, slow, wait, bulky):
-        shared_exec.tool(function, namespace="demo")
-    shared_exec.tool(wait, namespace="demo", name="hang", timeout_seconds=0.3)
+    shared_exec.tool(namespace="demo", examples=[ToolExample("Two numbers", {"a": 1, "b": 2}, "their sum")])(add)
+    functions: tuple[Callable[..., Any], ...] = (double, echo, fail, refuse, slow, wait, bulky)
+    for function in functions:
+        shared_exec.tool(namespace="demo")(function)
+    shared_exec.tool(namespace="demo", name="hang", timeout_seconds=0.3)(wait)
     shared_exec.tool(demo_plain)
+    for version in ("1.0", "2.0"):
+        shared_exec.tool(namespace="demo", name="edition", version=version)(partial(edition, version))
 
 
 def add(a: int, b: int = 10) -> int:
@@ -74,6 +78,11 @@ def bulky(size: int) -> str:
     return "x" * size
 
 
+def edition(version: str) -> str:
+    """Which edition of the tool answers."""
+    return version
+
+
 def demo_plain() -> str:
     """A tool without a namespace."""
     return "plain"
@@ -82,12 +91,12 @@ def demo_plain() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            backend = item.callspec.params.get("backend")
+            backend = str(item.callspec.params.get("backend"))
             for name in (item.originalname, _without(item.name, backend)):
                 if reason := KNOWN_GAPS.get((backend, name)):
                     item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
-def _without(name: str, backend: str | None) -> str:
+def _without(name: str, backend: str) -> str:
     """`test_name[case]` of `test_name[wasm-case]`."""
     return name.replace(f"[{backend}-", "[").replace(f"-{backend}]", "]")

@@ -36,11 +36,7 @@ def test_top_level_await(run: Run, code: str, value: Any) -> None:
         ("async def main():\n    return await tools.aio.demo.add(a=1)\nasyncio.run(main())", 11),
         ("with asyncio.Runner() as runner:\n    __out = runner.run(asyncio.sleep(0, 7))", 7),
         ("[asyncio.run(asyncio.sleep(0, n)) for n in range(3)]", [0, 1, 2]),
-        (
-            "loop = asyncio.new_event_loop()\n"
-            "answer = loop.run_until_complete(tools.aio.demo.add(a=2))\nloop.close()\nanswer",
-            12,
-        ),
+        ("loop = asyncio.new_event_loop()\nloop.run_until_complete(tools.aio.demo.add(a=2))", 12),
     ],
 )
 def test_a_snippet_may_run_its_own_event_loop(run: Run, code: str, value: Any) -> None:
@@ -68,12 +64,6 @@ def test_gathered_tools_run_at_the_same_time(run: Run) -> None:
 
 
 def test_tools_answer_while_the_snippet_does_something_else(run: Run) -> None:
-    result = run(
-        IMPORTS + "log = []\nasync def call():\n    log.append(await tools.aio.demo.slow(seconds=0.2, answer='tool'))\n"
-        "async def tick():\n    for n in range(3):\n        await asyncio.sleep(0.01)\n        log.append(n)\n"
-        "await asyncio.gather(call(), tick())\nlog"
-    )
-    assert result.error is not None, "answer is a whole number"
     result = run(
         IMPORTS + "log = []\nasync def call():\n    log.append(await tools.aio.demo.slow(seconds=0.2, answer=9))\n"
         "async def tick():\n    for n in range(3):\n        await asyncio.sleep(0.01)\n        log.append(n)\n"
@@ -110,10 +100,10 @@ def test_one_of_several_tools_is_enough(run: Run) -> None:
 def test_to_thread_gives_the_functions_answer_or_error(run: Run) -> None:
     result = run(
         IMPORTS + "answer = await asyncio.to_thread(divmod, 7, 2)\n"
-        "try:\n    await asyncio.to_thread(divmod, 7, 0)\nexcept ZeroDivisionError as error:\n    [answer, str(error)]\n"
+        "try:\n    await asyncio.to_thread(divmod, 7, 0)\nexcept ZeroDivisionError:\n    print('caught')\n"
         "return [answer, await asyncio.to_thread(tools.demo.add, a=1)]"
     )
-    assert (result.outcome, result.value) == (Outcome.COMPLETED, [[3, 1], 11])
+    assert (result.outcome, result.value, result.stdout) == (Outcome.COMPLETED, [[3, 1], 11], "caught\n")
 
 
 def test_a_task_group_gathers_results_and_errors(run: Run) -> None:
@@ -156,7 +146,8 @@ def test_a_deadlock_is_an_error_at_once(run: Run, code: str) -> None:
 
 def test_waiting_for_a_tool_is_no_deadlock(run: Run) -> None:
     result = run(
-        IMPORTS + "event = asyncio.Event()\nasync def call():\n    await tools.aio.demo.slow(seconds=0.1)\n    event.set()\n"
+        IMPORTS + "event = asyncio.Event()\n"
+        "async def call():\n    await tools.aio.demo.slow(seconds=0.1)\n    event.set()\n"
         "task = asyncio.create_task(call())\nawait event.wait()\n'woken'"
     )
     assert (result.outcome, result.value) == (Outcome.COMPLETED, "woken")
@@ -170,7 +161,8 @@ def test_a_coroutine_that_is_not_awaited_is_a_value_like_any_other(run: Run) -> 
 
 def test_tasks_left_behind_are_cancelled_and_do_not_keep_the_snippet(run: Run) -> None:
     result = run(
-        IMPORTS + "async def linger():\n    try:\n        await asyncio.sleep(30)\n    finally:\n        print('cleaned up')\n"
+        IMPORTS + "async def linger():\n    try:\n        await asyncio.sleep(30)\n"
+        "    finally:\n        print('cleaned up')\n"
         "task = asyncio.create_task(linger())\nawait asyncio.sleep(0)\n'done'"
     )
     assert (result.outcome, result.value, result.stdout) == (Outcome.COMPLETED, "done", "cleaned up\n")

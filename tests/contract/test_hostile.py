@@ -18,7 +18,7 @@ def _the_next_guest_is_well(run: Run) -> None:
     assert (result.outcome, result.value, result.stdout) == (Outcome.COMPLETED, 11, "fine\n")
 
 
-# What a guest finds of the machinery it runs in differs; each of these does what it can with what is there.
+# In terms of MACHINERY, below: what a guest finds of the machinery that it runs in, whichever that is.
 FORGE = {
     "an unknown operation": "call('nonsense', '{')",
     "broken arguments": "call('run_tool', '{')",
@@ -26,8 +26,8 @@ FORGE = {
     "arguments of a strange kind": "call('run_tool', '[1]')",
     "huge arguments": "call('run_tool', 'x' * 8_000_000)",
     "a huge operation": "call('x' * 8_000_000, '{}')",
-    "unknown fields": "call('run_tool', '{\"tool_id\": \"demo:add\", \"admin\": true}')",
-    "many at once": "for _ in range(3000): start('run_tool', '{\"tool_id\": \"demo:nothing\"}')\nimport time; time.sleep(3)",
+    "unknown fields": 'call(\'run_tool\', \'{"tool_id": "demo:add", "admin": true}\')',
+    "many at once": "for _ in range(3000): start('run_tool', '{\"tool_id\": \"demo:no\"}')\nimport time; time.sleep(3)",
     "an artifact outside": "artifact('../../evil', b'x')",
     "an absolute artifact": "artifact('/etc/evil', b'x')",
     "a huge artifact": "artifact('big', bytes(8_000_000))",
@@ -37,23 +37,25 @@ FORGE = {
 }
 
 MACHINERY = """
-import sys, gc
+import sys
 try:
     import wit_world
     call, start, emit = wit_world.call, wit_world.send, wit_world.emit
     def artifact(path, data): wit_world.artifact(path, data.decode('latin-1'))
 except ImportError:
-    from runtimes.guest.agent import Stream, pb
-    stream = next(item for item in gc.get_objects() if isinstance(item, Stream)) if False else None
-    frame = sys._getframe()
+    from gateway.v1 import gateway_pb2 as pb
+    stream, frame = None, sys._getframe()
     while stream is None:
-        stream = next((item for item in frame.f_locals.values() if isinstance(item, Stream)), None)
         frame = frame.f_back
+        stream = next((item for item in frame.f_locals.values() if type(item).__name__ == 'Stream'), None)
     def call(operation, arguments): return str(stream.ask(operation, arguments).result(5))
     start = stream.ask
     def emit(descriptor, text): stream.send(output=pb.Output(stream=descriptor, data=text.encode()))
     def artifact(path, data): stream.send(artifact=pb.Artifact(path=path, data=data))
 """
+
+
+ADD = """call('run_tool', '{"tool_id": "demo:add", "arguments": {"a": 1}}')"""
 
 
 @pytest.mark.parametrize("attack", FORGE.values(), ids=FORGE)
@@ -67,14 +69,14 @@ def test_forged_frames_harm_only_their_sender(run: Run, attack: str) -> None:
 
 
 def test_a_forged_call_is_within_the_grant(run: Run) -> None:
-    code = f"{MACHINERY}call('run_tool', '{{\"tool_id\": \"demo:add\", \"arguments\": {{\"a\": 1}}}}')"
+    code = MACHINERY + ADD
     result = run(code, allowed_tools=["demo:echo"])
     assert "tool_denied" in str(result.value)
     assert [call.status for call in result.tool_calls] == ["refused"]
 
 
 def test_a_forged_call_counts_and_is_recorded(run: Run) -> None:
-    code = f"{MACHINERY}for _ in range(3): last = call('run_tool', '{{\"tool_id\": \"demo:add\", \"arguments\": {{\"a\": 1}}}}')\nlast"
+    code = f"{MACHINERY}for _ in range(3): last = {ADD}\nlast"
     result = run(code, limits={"tool_calls": 2})
     assert "budget_exceeded" in str(result.value)
     assert [call.status for call in result.tool_calls] == ["completed", "completed", "refused"]
@@ -95,7 +97,8 @@ def test_a_second_attachment_with_a_guessed_token_is_refused(run: Run) -> None:
 
 def test_calls_that_are_always_refused_end_the_guest(run: Run) -> None:
     result = run(
-        "for _ in range(2000):\n    try:\n        tools.demo.add(a=1)\n    except tools.ToolError: pass\nprint('got through')",
+        "for _ in range(2000):\n    try:\n        tools.demo.add(a=1)\n    except tools.ToolError: pass\n"
+        "print('got through')",
         allowed_tools=["demo:echo"],
     )
     assert (result.outcome, result.limit) == (Outcome.LIMIT_EXCEEDED, "tool_calls")
@@ -119,9 +122,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_forged_ending_is_not_taken_for_a_good_one(run: Run, lie: str) -> None:
-    code = (
-        f"from runtimes.guest.ending import finished\nlie = {lie}\nfinished.__code__ = lie.__code__\n5"
-    )
+    code = f"from runtimes.guest.ending import finished\nlie = {lie}\nfinished.__code__ = lie.__code__\n5"
     result = run(code, limits={"wall_seconds": 3})
     assert result.outcome in {Outcome.KILLED, Outcome.EXITED, Outcome.TIMED_OUT}
     assert result.value is None
@@ -141,8 +142,14 @@ VANDALISM = {
     "close stdout": "import sys\nprint('x')\nsys.stdout.close()\nsys.stderr.close()",
     "close descriptors": "import os\nprint('x')\nfor n in (0, 1, 2):\n    try: os.close(n)\n    except OSError: pass",
     "replace stdout": "import sys\nprint('x')\nsys.stdout = None",
-    "lying stdout": "import sys\nprint('x')\nclass Out:\n    def __getattr__(self, name): raise RuntimeError(name)\nsys.stdout = sys.stderr = Out()",
-    "no builtins": "print('x')\nimport builtins\nfor name in ('print', 'len', 'isinstance', 'type', 'str', 'repr', 'getattr'):\n    delattr(builtins, name)",
+    "lying stdout": (
+        "import sys\nprint('x')\nclass Out:\n    def __getattr__(self, name): raise RuntimeError(name)\n"
+        "sys.stdout = sys.stderr = Out()"
+    ),
+    "no builtins": (
+        "print('x')\nimport builtins\n"
+        "for name in ('print', 'len', 'isinstance', 'type', 'str', 'repr', 'getattr'): delattr(builtins, name)"
+    ),
     "no modules": "print('x')\nimport sys\nsys.modules.clear()",
     "hooks": "print('x')\nimport sys\nsys.settrace(lambda *a: 1 / 0)\nsys.excepthook = sys.unraisablehook = None",
     "codecs": "print('x')\nimport codecs, json\njson.dumps = json.loads = None",
@@ -151,7 +158,7 @@ VANDALISM = {
     "exit handlers": "print('x')\nimport atexit\natexit.register(lambda: 1 / 0)",
     "collector": "print('x')\nimport gc\ngc.disable()\ngc.set_threshold(1)",
     "folder gone": "print('x')\nimport os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)",
-    "odd files": "print('x')\nimport os\nopen(b'\\xff'.decode(errors='surrogateescape') if os.name == 'x' else 'a' * 200, 'w').close()",
+    "odd files": "print('x')\nimport os\nos.mkdir('d')\nos.symlink('d', 'd/loop')\nopen('a' * 200, 'w').close()",
 }
 
 
@@ -177,9 +184,14 @@ def test_changes_that_are_the_snippets_own_business_cost_it_nothing(run: Run, ac
 
 RUNNING_ON = {
     "threads": "import threading, time\nfor _ in range(5): threading.Thread(target=time.sleep, args=(60,)).start()",
-    "daemon threads": "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()",
+    "daemon threads": (
+        "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()"
+    ),
     "a child": "import subprocess\nsubprocess.Popen(['sleep', '61.7'])",
-    "a daemon": "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.execvp('sleep', ['sleep', '61.7'])\n    os._exit(0)",
+    "a daemon": (
+        "import os\nif os.fork() == 0:\n    os.setsid()\n"
+        "    if os.fork() == 0: os.execvp('sleep', ['sleep', '61.7'])\n    os._exit(0)"
+    ),
     "a shell's job": "import os\nif os.system('nohup setsid sleep 61.7 >/dev/null 2>&1 &'): raise OSError('no shell')",
     "a small fork bomb": "import os\nfor _ in range(5): os.fork()\nimport time; time.sleep(61.7)",
     "an exec": "import os\nos.execvp('sleep', ['sleep', '61.7'])",

@@ -23,10 +23,10 @@ ENDLESS = {
     "repr": "class A:\n    def __repr__(self):\n        while True: pass\nA()",
     "exit handler": "import atexit, time\natexit.register(time.sleep, 100)\nwhile True: pass",
     "del": "class A:\n    def __del__(self):\n        while True: pass\nA()",
-    "import hook": "import sys\nclass F:\n    def find_spec(self, *a):\n        while True: pass\nsys.meta_path.insert(0, F())\nimport nope",
+    "import hook": "import builtins\ndef spin(*args):\n    while True: pass\nbuiltins.__import__ = spin\nimport nope",
     "sleep": "import time\ntime.sleep(100)",
     "many sleeps": "import time\nwhile True: time.sleep(0.001)",
-    "sleep that is caught": "import time\nwhile True:\n    try:\n        time.sleep(100)\n    except BaseException: pass",
+    "caught sleep": "import time\nwhile True:\n    try:\n        time.sleep(100)\n    except BaseException: pass",
     "asyncio sleep": "import asyncio\nawait asyncio.sleep(100)",
     "asyncio busy": "import asyncio\nwhile True: await asyncio.sleep(0)",
     "select": "import select\nselect.select([], [], [], 100)",
@@ -35,7 +35,8 @@ ENDLESS = {
     "lock": "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()",
     "queue": "import queue\nqueue.Queue().get()",
     "simple queue": "import queue\nqueue.SimpleQueue().get()",
-    "condition": "import threading\nwith threading.Condition() as c:\n    __import__('threading').Condition().acquire()\n    import threading\n    e = threading.Semaphore(0)\n    e.acquire()",
+    "condition": "import threading\ncondition = threading.Condition()\nwith condition: condition.wait()",
+    "semaphore": "import threading\nthreading.Semaphore(0).acquire()",
     "tool": "tools.demo.wait()",
     "async tool": "import asyncio\nawait asyncio.gather(*(tools.aio.demo.wait() for _ in range(3)))",
 }
@@ -43,9 +44,9 @@ ENDLESS = {
 
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
 def test_whatever_does_not_end_is_stopped_in_time(run: Run, code: str) -> None:
-    result = run(code, limits={"wall_seconds": 0.4, "memory_bytes": 1024 * MIB})
+    result = run(code, limits={"wall_seconds": 0.3, "memory_bytes": 1024 * MIB})
     assert (result.outcome, result.limit) == (Outcome.TIMED_OUT, "wall_seconds")
-    assert 0.3 < result.duration_seconds < 3.4
+    assert 0.25 < result.duration_seconds < 3.3
     assert result.error is not None
     assert (result.error.type, result.value) == ("LimitExceeded", None)
 
@@ -100,14 +101,10 @@ def test_memory_below_the_limit_is_there_to_be_used(run: Run) -> None:
 
 def test_a_caught_memory_error_lets_the_snippet_go_on(run: Run) -> None:
     result = run(
-        "try:\n    bytearray(1 << 30)\nexcept MemoryError:\n    __out = tools.demo.add(a=1)", limits={"memory_bytes": 96 * MIB}
+        "try:\n    bytearray(1 << 30)\nexcept MemoryError:\n    __out = tools.demo.add(a=1)",
+        limits={"memory_bytes": 96 * MIB},
     )
     assert (result.outcome, result.value) == (Outcome.COMPLETED, 11)
-
-
-def test_an_own_memory_error_without_a_limit_is_an_error_like_any_other(run: Run) -> None:
-    result = run("try:\n    raise MemoryError\nexcept MemoryError:\n    5")
-    assert result.outcome is Outcome.COMPLETED
 
 
 @pytest.mark.parametrize("value", [0, -1, -0.5, float("inf"), float("nan"), True, "5", [1]])
@@ -142,7 +139,9 @@ def test_limits_not_asked_have_defaults(run: Run) -> None:
     assert (limits.memory_bytes, limits.output_bytes, limits.tool_calls) == (256 * MIB, MIB, 100)
 
 
-@pytest.mark.parametrize("call", ["tools.demo.wait()", "await tools.aio.demo.wait()", "tools.run_parallel([('demo:wait', {})])"])
+@pytest.mark.parametrize(
+    "call", ["tools.demo.wait()", "await tools.aio.demo.wait()", "tools.run_parallel([('demo:wait', {})])"]
+)
 def test_a_tool_at_work_when_time_is_up_is_cancelled_and_recorded(run: Run, call: str) -> None:
     result = run(f"print('calling')\n{call}", limits={"wall_seconds": 0.4})
     assert (result.outcome, result.stdout) == (Outcome.TIMED_OUT, "calling\n")

@@ -26,7 +26,10 @@ MIB = 1 << 20
         ("import os\nprint('1')\nos.write(1, b'2\\n')\nprint('3')", "1\n2\n3\n"),
         ("import sys\nprint('1')\nsys.stdout.buffer.write(b'2\\n')\nprint('3')", "1\n2\n3\n"),
         ("import sys\nprint('a', flush=True)\nsys.stdout.flush()", "a\n"),
-        ("import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as out:\n    print('x')\nprint(out.getvalue() * 2)", "x\nx\n\n"),
+        (
+            "import contextlib as c, io\nwith c.redirect_stdout(io.StringIO()) as out: print(1)\nprint(out.getvalue())",
+            "1\n\n",
+        ),
         ("for n in range(3): print(n)", "0\n1\n2\n"),
         ("import pprint\npprint.pprint({'a': 1})", "{'a': 1}\n"),
         ("import sys\nprint(sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.fileno())", "utf-8 False 1\n"),
@@ -79,7 +82,7 @@ def test_an_expression_is_a_value_and_no_output(run: Run) -> None:
 )
 def test_output_survives_every_ending(run: Run, ending: str, outcome: Outcome) -> None:
     code = f"import sys, os\nprint('first')\nprint('broken', file=sys.stderr)\nprint('half', end='')\n{ending}"
-    result = run(code, limits={"wall_seconds": 1})
+    result = run(code, limits={"wall_seconds": 0.6})
     assert result.outcome is outcome
     assert result.stdout == "first\nhalf"
     assert result.stderr.startswith("broken\n")
@@ -101,14 +104,14 @@ def test_text_around_a_chunk_border_is_whole(run: Run) -> None:
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_output_over_the_limit_is_cut_and_said_so(run: Run, stream: str) -> None:
     result = run(f"import sys\nfor _ in range(5 * 1024): print('x' * 1023, file=sys.{stream})\n'done'")
-    assert (result.outcome, result.value, result.truncated) == (Outcome.COMPLETED, "done", {stream})
+    assert (result.outcome, result.value, set(result.truncated)) == (Outcome.COMPLETED, "done", {stream})
     assert getattr(result, stream) == ("x" * 1023 + "\n") * 1024
 
 
 @pytest.mark.parametrize("size", [5_000_000, 12_000_000])
 def test_one_large_write_is_cut_too(run: Run, size: int) -> None:
     result = run(f"print('x' * {size})\n'done'")
-    assert (result.outcome, result.value, result.truncated) == (Outcome.COMPLETED, "done", {"stdout"})
+    assert (result.outcome, result.value, set(result.truncated)) == (Outcome.COMPLETED, "done", {"stdout"})
     assert result.stdout == "x" * MIB
 
 
@@ -139,5 +142,8 @@ def test_a_flood_is_stopped(run: Run, flood: str) -> None:
 
 
 def test_output_is_streamed_while_the_snippet_runs(run: Run) -> None:
-    result = run("import time\nfor n in range(3):\n    print(n)\n    time.sleep(0.1)\ntime.sleep(60)", limits={"wall_seconds": 0.8})
+    result = run(
+        "import time\nfor n in range(3):\n    print(n)\n    time.sleep(0.1)\ntime.sleep(60)",
+        limits={"wall_seconds": 0.8},
+    )
     assert (result.outcome, result.stdout) == (Outcome.TIMED_OUT, "0\n1\n2\n")

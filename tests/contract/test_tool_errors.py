@@ -98,7 +98,12 @@ def test_arguments_beyond_any_frame_are_an_error_too(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["tools.search_tools('x', limit=0)", "tools.search_tools('x', limit=101)", "tools.describe_tool('demo:add', 'all')"]
+    "call",
+    [
+        "tools.search_tools('x', limit=0)",
+        "tools.search_tools('x', limit=101)",
+        "tools.describe_tool('demo:add', 'all')",
+    ],
 )
 def test_operations_refuse_bad_arguments(run: Run, call: str) -> None:
     assert caught(run, call)[0][0] == "invalid_input"

@@ -57,10 +57,13 @@ def test_else_the_last_expression_is_the_value(run: Run, code: str, value: Any) 
     ],
 )
 def test_else_the_out_variable_or_nothing(run: Run, code: str, value: Any) -> None:
-    assert run(code).value == value
+    result = run(code)
+    assert (result.outcome, result.value) == (Outcome.COMPLETED, value)
 
 
-@pytest.mark.parametrize("code", ["", "   \n\n\t\n", "# only a comment", "# one\n    # two\n", "pass", "\ufeff", "'''doc'''and None"])
+@pytest.mark.parametrize(
+    "code", ["", "   \n\n\t\n", "# only a comment", "# one\n    # two\n", "pass", "\ufeff", "'''doc'''and None"]
+)
 def test_code_without_a_value(run: Run, code: str) -> None:
     result = run(code)
     assert (result.outcome, result.value, result.stdout, result.stderr) == (Outcome.COMPLETED, None, "", "")
@@ -82,7 +85,7 @@ def test_code_without_a_value(run: Run, code: str) -> None:
         5e-324,
         1e16,
         "",
-        "ä😀\u2028\x00\x7f\"\\",
+        'ä😀\u2028\x00\x7f"\\',
         "x" * 100_000,
         [],
         {},
@@ -93,8 +96,7 @@ def test_code_without_a_value(run: Run, code: str) -> None:
 )
 def test_json_values_arrive_as_they_are(run: Run, value: Any) -> None:
     result = run(f"value = {value!r}\nreturn value")
-    assert repr(result.value) == repr(value)
-    assert not result.value_is_repr
+    assert (result.outcome, repr(result.value), result.value_is_repr) == (Outcome.COMPLETED, repr(value), False)
 
 
 def test_a_whole_float_stays_a_float(run: Run) -> None:
@@ -157,7 +159,9 @@ def test_a_repr_that_raises_is_a_placeholder(run: Run) -> None:
     assert "Bad" in result.value
 
 
-@pytest.mark.parametrize("code", ["'x' * 100_000_000", "['x' * 1000] * 100_000", "'\\0' * 2_000_000", "'ä' * 4_000_000"])
+@pytest.mark.parametrize(
+    "code", ["'x' * 100_000_000", "['x' * 1000] * 100_000", "'\\0' * 2_000_000", "'ä' * 4_000_000"]
+)
 def test_a_value_that_is_too_large_exceeds_a_limit(run: Run, code: str) -> None:
     result = run(code)
     assert (result.outcome, result.limit) == (Outcome.LIMIT_EXCEEDED, "value_bytes")
@@ -179,7 +183,12 @@ def test_a_list_that_holds_itself_many_times_is_no_bomb(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["    x = 1\n    x + 1", "\n\n\tx = 1\n\tx + 1\n", "\r\n  x = 1\r\n  return x + 1\r\n", "  # note\n  x = 1\n\n  x + 1"],
+    [
+        "    x = 1\n    x + 1",
+        "\n\n\tx = 1\n\tx + 1\n",
+        "\r\n  x = 1\r\n  return x + 1\r\n",
+        "  # note\n  x = 1\n\n  x + 1",
+    ],
 )
 def test_common_indentation_is_removed(run: Run, code: str) -> None:
     assert run(code).value == 2

@@ -60,17 +60,12 @@ def environment() -> dict[str, str]:
     return kept | {"TERM": "xterm-256color", "COLUMNS": "100"}
 
 
-def toolexec(*args: str, code: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *args],
-        input=code,
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+def toolexec(
+    *args: str, code: str = "", cwd: Path | None = None, cache: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    argv = [COMMAND, *args]
+    env = environment() | ({} if cache is None else {"XDG_CACHE_HOME": str(cache)})
+    return subprocess.run(argv, input=code, cwd=cwd, env=env, capture_output=True, text=True, timeout=50, check=False)
 
 
 def test_output_goes_where_the_snippet_sent_it_and_the_value_to_stderr() -> None:
@@ -263,15 +258,27 @@ def test_doctor_speaks_json() -> None:
     assert found["wasm"]["enforces"] == sorted(found["wasm"]["enforces"])
 
 
-def test_doctor_exits_3_and_names_the_fix_when_nothing_fits(tmp_path: Path) -> None:
-    (tmp_path / "toolexec").mkdir()
-    (tmp_path / "toolexec" / "wasm").mkdir()
-    (tmp_path / "toolexec" / "wasm").chmod(0o777)
-    env = environment() | {"XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([COMMAND, "doctor"], env=env, capture_output=True, text=True, timeout=50, check=False)
+def test_doctor_exits_3_and_names_the_fix_when_nothing_fits(open_cache: Path) -> None:
+    done = toolexec("doctor", cache=open_cache)
     assert done.returncode == ExitCode.REFUSED
     assert "wasm not usable\n" in done.stdout
     assert re.search(r" +reason +.*can be written by others.*\n +fix +Set XDG_CACHE_HOME", done.stdout)
+
+
+def test_backend_that_cannot_be_used_is_a_refusal_with_the_fix(open_cache: Path) -> None:
+    done = toolexec("run", "-", "--backend", "wasm", code="print('ran')", cache=open_cache)
+    assert (done.returncode, done.stdout) == (ExitCode.REFUSED, "")
+    assert "error: backend 'wasm' cannot be used here: " in done.stderr
+    assert "Set XDG_CACHE_HOME" in done.stderr
+
+
+@pytest.fixture
+def open_cache(tmp_path: Path) -> Path:
+    """A cache that anybody can write to, which is refused."""
+    compiled = tmp_path / "toolexec" / "wasm"
+    compiled.mkdir(parents=True)
+    compiled.chmod(0o777)
+    return tmp_path
 
 
 def test_version_answers_at_once() -> None:

@@ -1,0 +1,320 @@
+"""One suite for all gateways: in process and over gRPC the same calls give the same results, errors and records."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import pytest
+
+from gateway.base import ChainStep, Gateway, ParallelCall
+from gateway.client import GatewayClient
+from gateway.direct import DirectGateway
+from gateway.endpoint import Endpoint
+from gateway.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidToolId,
+    PayloadTooLarge,
+    ToolDenied,
+    ToolError,
+    ToolFailed,
+    ToolNotFound,
+    Unauthenticated,
+)
+from gateway.journal.base import CallStatus
+from gateway.server import GatewayServer
+from tests.gateway.raw import RawGuest, Tools, raw_guest
+
+pytestmark = pytest.mark.anyio
+
+ADD = {"a": 1, "b": 2}
+
+
+class Opened:
+    """A gateway as a guest has it, and the host's end of it."""
+
+    def __init__(self, gateway: Gateway, direct: DirectGateway) -> None:
+        self.gateway = gateway
+        self.direct = direct
+
+    @property
+    def statuses(self) -> list[CallStatus | None]:
+        return [call.status for call in self.direct.calls]
+
+
+Open: TypeAlias = Callable[..., Awaitable[Opened]]
+
+
+@pytest.fixture
+def tools() -> Tools:
+    return Tools()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[GatewayServer]:
+    async with GatewayServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def guest(server: GatewayServer) -> AsyncIterator[RawGuest]:
+    async with raw_guest(server) as guest:
+        yield guest
+
+
+@pytest.fixture(params=["direct", "grpc"])
+async def opened(request: pytest.FixtureRequest, guest: RawGuest, tools: Tools) -> AsyncIterator[Open]:
+    """Opens the gateway under test with the rights it is given."""
+    async with GatewayClient(guest.attachment.endpoint) as client:
+
+        async def make(**grant: Any) -> Opened:
+            direct = tools.gateway(**grant)
+            if request.param == "direct":
+                return Opened(direct, direct)
+            await guest.attach(direct)
+            return Opened(client, direct)
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 0, -1, 2**53 + 1, 1.5, 1e-300, "", "ü 日本 🎈 \0 \" \\", [], {}, [[1, [2]]], {"": {"ü": None}}],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+async def test_values_arrive_as_they_are(opened: Open, value: Any) -> None:
+    found = await (await opened()).gateway.run_tool("echo", {"value": value})
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("tool_id", "arguments", "kind", "retryable"),
+    [
+        ("math:add", {"a": "one", "b": 2}, InvalidInput, False),
+        ("math:add", {}, InvalidInput, False),
+        ("math:add", {"a": 1, "b": 2, "c": 3}, InvalidInput, False),
+        ("math:sub", ADD, ToolNotFound, False),
+        ("not an id", {}, InvalidToolId, False),
+        ("", {}, InvalidToolId, False),
+        ("bad:fail", {"text": "no röw"}, ToolFailed, False),
+        ("echo", {"value": "x" * (1 << 20)}, PayloadTooLarge, False),
+    ],
+)
+async def test_errors_are_the_same(
+    opened: Open, tools: Tools, tool_id: str, arguments: dict[str, Any], kind: type[ToolError], retryable: bool
+) -> None:
+    with pytest.raises(ToolError) as expected:
+        await tools.gateway().run_tool(tool_id, arguments)
+    one = await opened()
+    with pytest.raises(kind) as caught:
+        await one.gateway.run_tool(tool_id, arguments)
+    assert type(caught.value) is kind
+    assert caught.value.to_json() == expected.value.to_json()
+    assert caught.value.retryable is retryable
+    assert one.statuses in ([CallStatus.REFUSED], [CallStatus.FAILED])
+
+
+async def test_what_is_not_granted_is_denied_and_not_seen(opened: Open) -> None:
+    one = await opened(allowed_tools=frozenset({"math:*"}))
+    with pytest.raises(ToolDenied, match="'echo' is not among"):
+        await one.gateway.run_tool("echo", {})
+    assert await one.gateway.run_tool("math:add", ADD) == 3
+    assert one.statuses == [CallStatus.REFUSED, CallStatus.COMPLETED]
+    assert [found.id for found in await one.gateway.search_tools("")] == ["math:add"]
+    assert await one.gateway.list_namespaces() == ("math",)
+    with pytest.raises(ToolDenied):
+        await one.gateway.describe_tool("echo")
+    with pytest.raises(ToolDenied):
+        await one.gateway.list_tool_examples("echo")
+
+
+async def test_the_budget_is_held_to_the_call(opened: Open) -> None:
+    one = await opened(tool_calls=2)
+    for _ in range(2):
+        await one.gateway.run_tool("math:add", ADD)
+    with pytest.raises(BudgetExceeded) as caught:
+        await one.gateway.run_tool("math:add", ADD)
+    assert caught.value.details == {"limit": "tool_calls", "allowed": 2, "asked": 1}
+    assert one.statuses == [CallStatus.COMPLETED] * 2 + [CallStatus.REFUSED]
+
+
+async def test_the_budget_is_held_under_concurrency(opened: Open) -> None:
+    one = await opened(tool_calls=5)
+    ended: list[str] = []
+
+    async def call() -> None:
+        try:
+            await one.gateway.run_tool("math:add", ADD)
+            ended.append("completed")
+        except BudgetExceeded as error:
+            ended.append(error.code)
+
+    async with anyio.create_task_group() as calls:
+        for _ in range(20):
+            calls.start_soon(call)
+    assert sorted(ended) == ["budget_exceeded"] * 15 + ["completed"] * 5
+
+
+async def test_a_batch_that_does_not_fit_is_not_begun(opened: Open) -> None:
+    one = await opened(tool_calls=2, chain_steps=1)
+    with pytest.raises(BudgetExceeded):
+        await one.gateway.run_parallel([ParallelCall("math:add", ADD)] * 3)
+    with pytest.raises(BudgetExceeded) as caught:
+        await one.gateway.run_chain([ChainStep("math:add", ADD)] * 2)
+    assert caught.value.details["limit"] == "chain_steps"
+    assert one.direct.grant.used_calls == 0
+
+
+async def test_after_the_deadline_nothing_is_done(opened: Open) -> None:
+    one = await opened(deadline=time.monotonic() - 1)
+    for call in (
+        one.gateway.run_tool("math:add", ADD),
+        one.gateway.search_tools("add"),
+        one.gateway.list_namespaces(),
+        one.gateway.describe_tool("math:add"),
+    ):
+        with pytest.raises(DeadlineExceeded):
+            await call
+
+
+async def test_a_tool_is_stopped_at_the_deadline(opened: Open, tools: Tools) -> None:
+    one = await opened(deadline=time.monotonic() + 0.2)
+    with anyio.fail_after(10), pytest.raises(DeadlineExceeded):
+        await one.gateway.run_tool("bad:hang", {})
+    assert tools.working == 0
+
+
+async def test_a_chain(opened: Open) -> None:
+    gateway = (await opened()).gateway
+    steps = [
+        ChainStep("math:add", ADD),
+        ChainStep("bad:fail", {}, stop_on_error=False),
+        ChainStep("echo", {"value": "ü"}),
+        ChainStep("math:none", {}),
+        ChainStep("echo", {}),
+    ]
+    result = await gateway.run_chain(steps)
+    assert [(step.tool_id, step.ok, step.skipped) for step in result.steps] == [
+        ("math:add", True, False),
+        ("bad:fail", False, False),
+        ("echo", True, False),
+        ("math:none", False, False),
+        ("echo", False, True),
+    ]
+    codes = [step.error["code"] if step.error else None for step in result.steps]
+    assert codes == [None, "tool_failed", None, "tool_not_found", None]
+    assert result.value is None
+    assert (await gateway.run_chain([])).steps == ()
+
+
+async def test_a_chain_hands_on_its_results(opened: Open) -> None:
+    one = await opened()
+    result = await one.gateway.run_chain(
+        [ChainStep("echo", {"value": 1}), ChainStep("math:add", {"a": 1}, use_previous=True)]
+    )
+    assert not result.steps[1].ok
+    assert result.steps[1].error is not None
+    assert result.steps[1].error["code"] == "invalid_input"  # it takes no argument `previous`
+
+
+async def test_a_parallel_batch_keeps_its_order(opened: Open) -> None:
+    one = await opened()
+    calls = [ParallelCall("echo", {"value": n}) for n in range(20)] + [ParallelCall("bad:fail", {})]
+    outcomes = await one.gateway.run_parallel(calls)
+    assert [outcome.value for outcome in outcomes[:-1]] == list(range(20))
+    assert outcomes[-1].error is not None
+    assert outcomes[-1].error["code"] == "tool_failed"
+    assert await one.gateway.run_parallel([]) == ()
+
+
+async def test_tools_are_found_and_described(opened: Open, tools: Tools) -> None:
+    gateway, direct = (await opened()).gateway, tools.gateway()
+    assert await gateway.search_tools("numbers", 1) == await direct.search_tools("numbers", 1)
+    assert await gateway.search_tools("") == await direct.search_tools("")
+    for level in ("summary", "schema", "full"):
+        assert await gateway.describe_tool("math:add", level) == await direct.describe_tool("math:add", level)
+    assert await gateway.list_tool_examples("math:add", 3) == await direct.list_tool_examples("math:add", 3)
+    assert await gateway.list_namespaces() == ("", "bad", "math")
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 101])
+async def test_a_limit_out_of_bounds_is_an_error(opened: Open, limit: int) -> None:
+    gateway = (await opened()).gateway
+    with pytest.raises(InvalidInput):
+        await gateway.search_tools("add", limit)
+    with pytest.raises(InvalidInput):
+        await gateway.list_tool_examples("math:add", limit)
+
+
+async def test_an_unknown_level_is_an_error(opened: Open) -> None:
+    with pytest.raises(InvalidInput):
+        await (await opened()).gateway.describe_tool("math:add", "everything")  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), object(), {1, 2}, "\ud800"], ids=lambda value: type(value).__name__
+)
+async def test_what_is_no_json_is_an_error(opened: Open, value: Any) -> None:
+    with pytest.raises(InvalidInput):
+        await (await opened()).gateway.run_tool("echo", {"value": value})
+
+
+# Tokens, which only the remote gateway has
+
+
+async def refused(endpoint: Endpoint) -> None:
+    async with GatewayClient(endpoint) as client:
+        for call in (
+            client.run_tool("math:add", ADD),
+            client.run_chain([]),
+            client.run_parallel([]),
+            client.search_tools(""),
+            client.describe_tool("math:add"),
+            client.list_namespaces(),
+            client.list_tool_examples("math:add"),
+        ):
+            with pytest.raises(Unauthenticated) as caught:
+                await call
+            assert endpoint.token not in str(caught.value) or not endpoint.token
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "A" * 43])
+async def test_a_wrong_or_missing_token(server: GatewayServer, guest: RawGuest, tools: Tools, token: str) -> None:
+    await guest.attach(tools.gateway())
+    await refused(Endpoint(server.address, token))
+
+
+async def test_a_token_before_its_execution(guest: RawGuest) -> None:
+    await refused(guest.attachment.endpoint)
+    await guest.hello()
+    await guest.attachment.wait_attached()
+    await refused(guest.attachment.endpoint)
+
+
+async def test_a_token_after_its_execution(guest: RawGuest, tools: Tools) -> None:
+    await guest.attach(tools.gateway())
+    await guest.finish()
+    await guest.attachment.wait_ended()
+    await refused(guest.attachment.endpoint)
+
+
+async def test_a_token_acts_for_its_own_execution_alone(server: GatewayServer, guest: RawGuest, tools: Tools) -> None:
+    mine, other = tools.gateway("mine", allowed_tools=frozenset({"echo"})), tools.gateway("other")
+    await guest.attach(mine)
+    async with raw_guest(server) as neighbour, GatewayClient(guest.attachment.endpoint) as client:
+        await neighbour.attach(other)
+        with pytest.raises(ToolDenied):
+            await client.run_tool("math:add", ADD)
+        assert other.calls == ()
+        assert [record.execution_id for record in await tools.journal.records("mine")] == ["mine", "mine"]
+
+
+async def test_a_message_that_is_no_json_is_an_error(guest: RawGuest, tools: Tools) -> None:
+    await guest.attach(tools.gateway())
+    await guest.call(1, "run_tool", b"\xff")
+    assert json.loads((await guest.hear()).tool_reply.error)["code"] == "invalid_input"

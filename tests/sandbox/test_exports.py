@@ -1,0 +1,41 @@
+"""The public names, and what importing them costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import sandbox
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert sandbox.__all__ == sorted(sandbox.__all__)
+    tree = ast.parse(Path(str(sandbox.__file__)).read_text())
+    imported = [
+        name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names
+    ]
+    assert sandbox.__all__ == sorted(imported)
+    assert all(getattr(sandbox, name) is not None for name in sandbox.__all__)
+
+
+def test_every_public_class_is_documented() -> None:
+    names = [name for name in sandbox.__all__ if isinstance(getattr(sandbox, name), type)]
+    assert len(names) > 20
+    assert [name for name in names if not getattr(sandbox, name).__doc__] == []
+
+
+def test_importing_loads_no_engine_and_no_command_line() -> None:
+    code = "import sys, sandbox; sandbox.Exec; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "sandbox" in loaded
+    assert loaded.isdisjoint({"wasmtime", "typer", "rich", "docker", "componentize_py", "pytest"})
+
+
+def test_installed_backends_load_no_engine() -> None:
+    code = "import sys; from sandbox.runtime import installed_backends as i; print(*i(), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"unsafe", "wasm"} <= loaded
+    assert "mock" not in loaded
+    assert "wasmtime" not in loaded
