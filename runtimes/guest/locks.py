@@ -74,3 +74,12 @@ def install() -> None:
     }
     for (owner, name), replacement in replaced.items():
         setattr(owner, name, replacement)
+    _without_poll()
+
+
+def _without_poll() -> None:
+    """`select.poll` would wait where nothing interrupts it; without it the standard library uses `select.select`."""
+    for owner, name in ((select, "poll"), (selectors, "PollSelector")):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    selectors.DefaultSelector = selectors.SelectSelector  # type: ignore[misc]  # as selectors itself chooses it

@@ -13,6 +13,8 @@ import hashlib
 import os
 import platform
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -104,6 +106,35 @@ def _check(_context: Any, key: int | None, delta: Any, kind: Any) -> int:
 
 _on_epoch = _CALLBACK(_check)  # lives as long as the module: C code keeps its address
 _NO_FINALIZER: Any = _FINALIZER(0)
+
+
+class Ticker:
+    """Advances the engine's epoch while at least one guest computes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._computing = 0
+        self._wake = threading.Condition()
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        with self._wake:
+            self._computing += 1
+            self._wake.notify()
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._computing -= 1
+
+    def _tick(self) -> None:
+        while True:
+            with self._wake:
+                while not self._computing:
+                    self._wake.wait()
+            time.sleep(TICK_SECONDS)
+            self._engine.increment_epoch()
 
 
 def compiled_path(cache: Path, digest: str) -> Path:

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import os
-import queue
 import shutil
 import threading
 import time
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 from wasmtime import Engine, Store, WasiConfig, WasmtimeError
 from wasmtime.component import Component, Linker
 
 from gateway.v1 import gateway_pb2 as pb
-from runtimes.wasm.engine import TICK_SECONDS, checked
+from runtimes.wasm.engine import Ticker, checked
+from runtimes.wasm.stream import HungUp, Inbox, Outbox
 
 FLUSH_BYTES = 16 << 10
 """Output is sent when this much has gathered, at every tick, and before the guest waits for anything."""
@@ -54,76 +53,8 @@ class Order:
     disk_bytes: int | None
 
 
-class HungUp(Exception):
-    """The host ended the guest's stream; the guest is to stop."""
-
-
 class Exited(Exception):
     """The guest called os._exit."""
-
-
-class Ticker:
-    """Advances the engine's epoch while at least one guest computes."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._computing = 0
-        self._wake = threading.Condition()
-        threading.Thread(target=self._tick, daemon=True).start()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        with self._wake:
-            self._computing += 1
-            self._wake.notify()
-        try:
-            yield
-        finally:
-            with self._wake:
-                self._computing -= 1
-
-    def _tick(self) -> None:
-        while True:
-            with self._wake:
-                while not self._computing:
-                    self._wake.wait()
-            time.sleep(TICK_SECONDS)
-            self._engine.increment_epoch()
-
-
-class Inbox:
-    """Frames from the host. Read straight off the stream until somebody waits with a bound; then by a thread."""
-
-    def __init__(self, stream: Iterator[pb.HostFrame]) -> None:
-        self._stream = stream
-        self._queue: queue.SimpleQueue[pb.HostFrame | None] | None = None
-
-    def take(self, seconds: float | None = None) -> pb.HostFrame | None:
-        """The next frame, None when none came in time. Raise HungUp."""
-        if self._queue is None:
-            if seconds is None:
-                return self._read() or _hung_up()
-            self._queue = queue.SimpleQueue()
-            threading.Thread(target=self._pump, args=(self._queue,), daemon=True).start()
-        try:
-            return self._queue.get(timeout=seconds) or _hung_up()
-        except queue.Empty:
-            return None
-
-    def _read(self) -> pb.HostFrame | None:
-        try:
-            return next(self._stream)
-        except (StopIteration, grpc.RpcError):
-            return None
-
-    def _pump(self, frames: queue.SimpleQueue[pb.HostFrame | None]) -> None:
-        while (frame := self._read()) is not None:
-            frames.put(frame)
-        frames.put(None)
-
-
-def _hung_up() -> pb.HostFrame:
-    raise HungUp
 
 
 class Guest:
@@ -146,7 +77,7 @@ class Guest:
         self._linker = linker
         self._attach = attach
         self._ticker = ticker
-        self._outbox: queue.SimpleQueue[pb.GuestFrame | None] = queue.SimpleQueue()
+        self._outbox = Outbox(lambda: self._stopped is not None)
         self._inbox: Inbox | None = None
         self._output: dict[int, bytearray] = {STDOUT: bytearray(), STDERR: bytearray()}
         self._writing = threading.Lock()  # wasmtime calls back for raw writes on a thread of its own
@@ -180,7 +111,7 @@ class Guest:
 
     def _run(self, store: Store) -> tuple[dict[str, Any], pb.Finished | None]:
         run, hand_out = self._instantiate(store)
-        self._inbox = Inbox(iter(self._attach(iter(self._outbox.get, None))))
+        self._inbox = Inbox(iter(self._attach(iter(self._outbox))))
         self._outbox.put(pb.GuestFrame(hello=pb.Hello(token=self.order.token, agent_version="1", language="python")))
         request = self._inbox.take()
         if request is None or not request.HasField("execute"):
@@ -226,9 +157,7 @@ class Guest:
 
     def _leave(self, finished: pb.Finished | None) -> None:
         """Say the last word, if there is one, and wait until the host has heard it."""
-        if finished is not None:
-            self._outbox.put(pb.GuestFrame(finished=finished))
-        self._outbox.put(None)
+        self._outbox.close(finished and pb.GuestFrame(finished=finished))
         if self._inbox is not None:
             with contextlib.suppress(HungUp):
                 while True:

@@ -21,8 +21,8 @@ from wasmtime.component import Component
 from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
 from runtimes import _confine
-from runtimes.wasm.engine import compiled_path, make_engine
-from runtimes.wasm.guest import Guest, Order, Ticker, make_linker
+from runtimes.wasm.engine import Ticker, compiled_path, make_engine
+from runtimes.wasm.guest import Guest, Order, make_linker
 
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_HOST_FRAME_BYTES),
