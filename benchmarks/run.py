@@ -8,6 +8,7 @@ Prints a table, and with `--json` writes the figures. Nothing else should run on
 import argparse
 import asyncio
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -60,9 +61,9 @@ async def timed(action: Callable[[], Awaitable[Any]]) -> float:
     return time.perf_counter() - started
 
 
-async def one_after_another(exec: AsyncExec, count: int, pause_seconds: float, **options: Any) -> list[float]:
+async def one_after_another(host: AsyncExec, count: int, pause_seconds: float, **options: Any) -> list[float]:
     async def once() -> None:
-        result = await exec.execute_code("1 + 1", **options)
+        result = await host.execute_code("1 + 1", **options)
         assert result.value == 2, result
 
     seconds = []
@@ -72,28 +73,28 @@ async def one_after_another(exec: AsyncExec, count: int, pause_seconds: float, *
     return seconds
 
 
-async def rate(exec: AsyncExec, concurrency: int, count: int) -> float:
+async def rate(host: AsyncExec, concurrency: int, count: int) -> float:
     async def caller() -> None:
-        await one_after_another(exec, count // concurrency, 0)
+        await one_after_another(host, count // concurrency, 0)
 
     seconds = await timed(lambda: asyncio.gather(*(caller() for _ in range(concurrency))))
     return count / seconds
 
 
-async def settled(exec: AsyncExec, **options: Any) -> None:
+async def settled(host: AsyncExec, **options: Any) -> None:
     """Start everything and give the pools time to fill."""
-    await exec.execute_code("1", **options)
+    await host.execute_code("1", **options)
     await asyncio.sleep(1.5)
 
 
 async def wasm_latency(count: int) -> list[Figure]:
     started = time.perf_counter()
-    async with AsyncExec() as exec:
-        await exec.execute_code("1 + 1")
+    async with AsyncExec() as host:
+        await host.execute_code("1 + 1")
         cold = time.perf_counter() - started
         await asyncio.sleep(1.5)
-        paced = await one_after_another(exec, count, 0.02)
-        back_to_back = await one_after_another(exec, count, 0)
+        paced = await one_after_another(host, count, 0.02)
+        back_to_back = await one_after_another(host, count, 0)
     return [
         Figure("wasm: cold, from AsyncExec() to the first result", "ms", cold * MS),
         spread("wasm: execute 1 + 1, 20 ms apart", "ms", paced, MS, target=2.0),
@@ -103,10 +104,10 @@ async def wasm_latency(count: int) -> list[Figure]:
 
 async def wasm_rates(count: int) -> list[Figure]:
     figures = []
-    async with AsyncExec() as exec:
+    async with AsyncExec() as host:
         for concurrency in (1, 8, 64):
-            await settled(exec)
-            per_second = await rate(exec, concurrency, count)
+            await settled(host)
+            per_second = await rate(host, concurrency, count)
             target = 300.0 if concurrency == 8 else None
             name = f"wasm: fresh guests, {concurrency} at a time"
             figures.append(Figure(name, "/s", per_second, target=target, more_is_better=True))
@@ -123,14 +124,14 @@ async def wasm_tool_call(count: int) -> list[Figure]:
             seconds.append(time.perf_counter() - started)
         seconds
     """
-    async with AsyncExec(limits={"tool_calls": count}) as exec:
+    async with AsyncExec(limits={"tool_calls": count}) as host:
 
-        @exec.tool
+        @host.tool
         async def add(a: int, b: int) -> int:
             return a + b
 
-        await settled(exec)
-        result = await exec.execute_code(code)
+        await settled(host)
+        result = await host.execute_code(code)
     return [spread("wasm: tool call from inside", "µs", result.value, US, target=350.0)]
 
 
@@ -139,19 +140,21 @@ async def wasm_memory() -> list[Figure]:
     private = [await private_bytes(size) for size in (few, many)]
     if 0 in private:
         return []
-    return [Figure("wasm: private memory of a live guest", "MB", (private[1] - private[0]) / (many - few) / MB, target=2.0)]
+    each = (private[1] - private[0]) / (many - few)
+    return [Figure("wasm: private memory of a live guest", "MB", each / MB, target=2.0)]
 
 
 async def private_bytes(guests: int) -> int:
     """Of all workers, with this many guests alive; 0 where the kernel does not tell."""
-    async with AsyncExec(pool_size=guests) as exec:
-        await settled(exec)
-        children = Path(f"/proc/self/task/{_main_thread()}/children").read_text().split()
-        return sum(_private(Path("/proc", child, "smaps_rollup")) for child in children)
+    async with AsyncExec(pool_size=guests) as host:
+        await settled(host)
+        return _children_private()
 
 
-def _main_thread() -> int:
-    return int(Path("/proc/self").resolve().name)
+def _children_private() -> int:
+    me = os.getpid()
+    children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+    return sum(_private(Path("/proc", child, "smaps_rollup")) for child in children)
 
 
 def _private(rollup: Path) -> int:
@@ -165,9 +168,9 @@ def _private(rollup: Path) -> int:
 
 async def unsafe_latency(count: int) -> list[Figure]:
     options = {"profile": "dev", "backend": "unsafe"}
-    async with AsyncExec(allow_unsafe=True) as exec:
-        await settled(exec, **options)
-        warm = await one_after_another(exec, count, 0.5, **options)
+    async with AsyncExec(allow_unsafe=True) as host:
+        await settled(host, **options)
+        warm = await one_after_another(host, count, 0.5, **options)
     return [spread("unsafe: execute 1 + 1, warm", "ms", warm, MS, target=10.0)]
 
 

@@ -16,6 +16,10 @@ MAX_HOST_FRAME_BYTES = 24 << 20
 """Largest frame the host sends: the code and 16 MiB of files."""
 
 
+MAX_VALUE_BYTES = 4 << 20
+"""Largest value of a snippet, as JSON."""
+
+
 class FinishedKind(StrEnum):
     """How the guest says its snippet ended."""
 
@@ -42,7 +46,7 @@ class Execute:
     code: str
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
-    value_bytes: int = 4 << 20
+    value_bytes: int = MAX_VALUE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

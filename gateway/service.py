@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 
 from gateway.attachment import Attachment, Binding, Line
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
-from gateway.frames import Execute, Finished, FinishedKind, GuestError, Hello
+from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello
 from gateway.operations import encode_error, perform
 from gateway.payload import decode
 from gateway.status import TOKEN_KEY, metadata_of, status_of
@@ -248,7 +248,7 @@ def _finished(frame: pb.Finished) -> Finished:
     kind = KINDS.get(frame.kind)
     if kind is None:
         raise ProtocolError("finished without a kind")
-    value = _json(frame.value, "finished.value", len(frame.value)) if kind is FinishedKind.COMPLETED else None
+    value = _json(frame.value, "finished.value", MAX_VALUE_BYTES) if kind is FinishedKind.COMPLETED else None
     error = None
     if frame.HasField("error"):
         e = frame.error

@@ -38,8 +38,12 @@ def main() -> None:
         sys.exit(0)  # the host died before we asked to hear of it
     guest = os.fork()
     if guest == 0:
+        os.setpgid(0, 0)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         agent.main()
+    with contextlib.suppress(OSError):  # it has done so itself, or is gone
+        os.setpgid(guest, guest)
     _let_go_of_streams()
     _watch(guest)
 
@@ -50,8 +54,7 @@ def _watch(guest: int) -> NoReturn:
     def on_term(_signal: int, _frame: FrameType | None) -> None:
         nonlocal told
         told = True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(guest, signal.SIGKILL)
+        _kill(guest)
 
     signal.signal(signal.SIGTERM, on_term)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -72,13 +75,22 @@ def _end_tree() -> None:
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until and (pids := list(_below(os.getpid()))):
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            _kill(pid)
         # Not waiting for the rest: one that was forked meanwhile may live long, and is killed in the next round.
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(ROUND_SECONDS)
+
+
+def _kill(pid: int) -> None:
+    """Kill its whole group at once: killed one by one, processes that fork get away."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        group = os.getpgid(pid)
+        if group == os.getpgrp():
+            os.kill(pid, signal.SIGKILL)
+        else:
+            os.killpg(group, signal.SIGKILL)
 
 
 def _below(pid: int) -> Iterator[int]:

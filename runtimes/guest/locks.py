@@ -82,4 +82,4 @@ def _without_poll() -> None:
     for owner, name in ((select, "poll"), (selectors, "PollSelector")):
         if hasattr(owner, name):
             delattr(owner, name)
-    selectors.DefaultSelector = selectors.SelectSelector  # type: ignore[misc]  # as selectors itself chooses it
+    setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # noqa: B010 - to mypy it is a class, not a choice
