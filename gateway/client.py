@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-
+from gateway._grpc import grpc
 from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, JsonValue, ParallelCall, ToolSummary
 from gateway.direct import check_limit
 from gateway.endpoint import Endpoint

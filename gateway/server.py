@@ -4,8 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import grpc
-
+from gateway._grpc import grpc
 from gateway.attachment import Attachment
 from gateway.endpoint import Endpoint, new_token, token_key
 from gateway.errors import Closed

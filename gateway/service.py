@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import anyio
-import grpc
 from anyio.abc import TaskGroup
 
+from gateway._grpc import grpc
 from gateway.attachment import Attachment, Binding, Line
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
 from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello

@@ -18,9 +18,8 @@ what a caller in the same process would see. A status without it comes from gRPC
 
 from typing import Any
 
-import grpc
-
 from gateway import errors
+from gateway._grpc import grpc
 from gateway.operations import decode_error, encode_error
 
 TOKEN_KEY = "toolexec-token"  # noqa: S105 - the name of a metadata key

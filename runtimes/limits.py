@@ -69,7 +69,8 @@ class Limits:
 
     def over(self, defaults: "Limits") -> "Limits":
         """These limits, with `defaults` where none was asked."""
-        return replace(defaults, **self.asked())
+        asked = self.asked()
+        return replace(defaults, **asked) if asked else defaults
 
     def asked(self) -> dict[LimitName, Any]:
         """The bounds that are set."""

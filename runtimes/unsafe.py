@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import anyio
 
-from gateway.endpoint import Endpoint
+from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
 from gateway.frames import StreamName
 from runtimes._process import ChildProcess, start
 from runtimes.base import BackendContext, Capabilities, Ending, OutputSink, SandboxSpec, Usage
@@ -119,7 +119,7 @@ class UnsafeBackend:
             (folder / name).mkdir()
         argv = (sys.executable, "-I", "-u", "-X", "utf8", "-m", "runtimes._nanny", str(os.getpid()))
         # Without the bound each of the agent's threads reserves 64 MiB of the address space that limits count.
-        env = {"GRPC_VERBOSITY": "ERROR", "MALLOC_ARENA_MAX": "1", MARK: self._context.folder.parent.name}
+        env = {**GRPC_ENVIRONMENT, "MALLOC_ARENA_MAX": "1", MARK: self._context.folder.parent.name}
         process = start(argv, folder=folder, env=env)
         sandbox = UnsafeSandbox(process, folder)
         self._context.tasks.start_soon(sandbox.pump)

@@ -253,9 +253,11 @@ class AsyncExec:
 
     async def _open(self) -> TaskGroup:
         """Start the runtime on first use; it lives in a task of its own until `aclose`."""
+        if self._closed:
+            raise Closed("Exec")
+        if self._started is not None and self._started.done() and self._started.exception() is None:
+            return self._alive(self._started.result())
         async with self._opening:
-            if self._closed:
-                raise Closed("Exec")
             if self._started is None:
                 self._started = asyncio.get_running_loop().create_future()
                 self._service = asyncio.create_task(self._runtime.serve(self._started.set_result))
@@ -266,6 +268,12 @@ class AsyncExec:
             except Exception:
                 self._started = None  # it could not start, and may be tried again
                 raise
+
+    def _alive(self, tasks: TaskGroup) -> TaskGroup:
+        """A runtime that crashed is as good as closed, and says why."""
+        if self._service is not None and self._service.done():
+            raise Closed("Exec") from (None if self._service.cancelled() else self._service.exception())
+        return tasks
 
 
 def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]") -> None:

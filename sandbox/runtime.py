@@ -98,21 +98,6 @@ class Runtime:
         """A gateway with the rights of `grant`."""
         return DirectGateway(grant, self._runner, self._registry, self._search, self._journal, on_call, on_flood)
 
-    async def warm(self) -> None:
-        """Make the sandboxes that a default request would use."""
-        request = Request.of(
-            "",
-            language=self._settings.language,
-            profile=self._settings.profile,
-            backend=None,
-            limits=None,
-            default_limits=self._settings.default_limits,
-            allowed_tools=None,
-            env=None,
-            files=None,
-        )
-        self._pool(await self._decide(request), request).warm()
-
     async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
         """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""
         scope = anyio.CancelScope()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import anyio
 
-from gateway.endpoint import Endpoint
+from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
 from gateway.errors import BackendUnavailable, Closed, SandboxLost
 from runtimes._process import ChildProcess, Lines, start
 from runtimes.base import BackendContext, Capabilities, Ending, OutputSink, SandboxSpec, Usage
@@ -218,7 +218,7 @@ class WasmBackend:
             raise BackendUnavailable(self.kind, reason, fix)
         folder = Path(tempfile.mkdtemp(prefix="wasm-", dir=self._context.folder))
         argv = (sys.executable, "-I", "-m", "runtimes.wasm.worker")
-        process = start(argv, folder=folder, env={"GRPC_VERBOSITY": "ERROR", "LC_ALL": "C.UTF-8"})
+        process = start(argv, folder=folder, env={**GRPC_ENVIRONMENT, "LC_ALL": "C.UTF-8"})
         config = {
             "parent_pid": os.getpid(),
             "folder": str(folder),

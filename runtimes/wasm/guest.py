@@ -121,9 +121,10 @@ class Guest:
         try:
             with checked(store, self.order.id, self._check), self._ticker.running():
                 said = run(store, *_request(request.execute))
-                if self._overfills_disk():
+                left_files = _holds_anything(self._folder / "work")
+                if (left_files or _holds_anything(self._folder / "tmp")) and self._overfills_disk():
                     return {"limit": "disk_bytes"}, None
-                if _holds_anything(self._folder / "work"):
+                if left_files:
                     hand_out(store)
         except Exited:
             return {"exit_code": self._exit_code}, None
