@@ -13,8 +13,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from gateway._grpc import grpc
+from gateway.endpoint import GRPC_ENVIRONMENT
+from gateway.v1 import gateway_pb2 as pb
 from sandbox import AsyncExec
 
 MS, US, MB = 1e3, 1e6, 1 << 20
@@ -135,6 +139,32 @@ async def wasm_tool_call(count: int) -> list[Figure]:
     return [spread("wasm: tool call from inside", "µs", result.value, US, target=350.0)]
 
 
+async def grpc_echo(count: int) -> list[Figure]:
+    """The floor of a tool call: the same transport, with nothing behind it."""
+
+    async def echo(frames: AsyncIterator[pb.GuestFrame], _context: object) -> AsyncIterator[pb.HostFrame]:
+        async for frame in frames:
+            yield pb.HostFrame(tool_reply=pb.ToolReply(id=frame.tool_call.id, value=b"2"))
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        echo, request_deserializer=pb.GuestFrame.FromString, response_serializer=pb.HostFrame.SerializeToString
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo", {"Echo": handler}),))
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"unix:{folder}/echo.sock"
+        server.add_insecure_port(address)
+        await server.start()
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(Path(__file__).with_name("echo_client.py")), address, str(count)),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **GRPC_ENVIRONMENT},
+        )
+        output, _ = await client.communicate()
+        await server.stop(0)
+    return [spread("reference: gRPC round trip on a Unix socket", "µs", json.loads(output), US)]
+
+
 async def wasm_memory() -> list[Figure]:
     few, many = 4, 68
     private = [await private_bytes(size) for size in (few, many)]
@@ -202,6 +232,7 @@ async def measure(share: float) -> list[Figure]:
         *import_time(some(10)),
         *await wasm_latency(some(200)),
         *await wasm_rates(some(1280)),
+        *await grpc_echo(some(2000)),
         *await wasm_tool_call(some(2000)),
         *await wasm_memory(),
         *await unsafe_latency(some(20)),

@@ -1,6 +1,7 @@
 """The gRPC face of the gateway: frames and messages in, checked data out. Everything a guest sends is an attacker's."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
@@ -158,8 +159,9 @@ class _Writer:
         async with self._one:
             if self._open:
                 self._open = False
-                await self._context.write(frame)
-                self._open = True
+                with contextlib.suppress(grpc.aio.UsageError, grpc.aio.InternalError):  # the guest is gone
+                    await self._context.write(frame)
+                    self._open = True
 
 
 class _Stream:
@@ -202,18 +204,17 @@ class _Stream:
                 raise ProtocolError(f"unexpected frame {kind or 'without a kind'} from the guest")
 
     async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
+        reply = pb.ToolReply(id=call.id)
         try:
-            reply = pb.ToolReply(id=call.id)
-            try:
-                reply.value = await perform(binding.gateway, call.operation, call.arguments)
-            except ToolError as error:
-                reply.error = encode_error(error)
-            await self._writer.write(pb.HostFrame(tool_reply=reply))
+            reply.value = await perform(binding.gateway, call.operation, call.arguments)
+        except ToolError as error:
+            reply.error = encode_error(error)
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
             self._attachment.failure = failure
             self._tasks.cancel_scope.cancel()
         finally:
             self._free.release()
+        await self._writer.write(pb.HostFrame(tool_reply=reply))
 
 
 def _line(writer: _Writer, tasks: TaskGroup) -> Line:

@@ -97,7 +97,13 @@ def test_exit_codes_are_those_of_the_command() -> None:
 def test_limits_are_those_of_the_code() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \| ", README[README.index("## Limits") :], re.MULTILINE))
     assert tuple(rows) == LIMIT_NAMES
-    shown = {"wall_seconds": "30", "memory_bytes": "256 MiB", "output_bytes": "1 MiB", "tool_calls": "100"}
+    shown = {
+        "wall_seconds": "30",
+        "memory_bytes": "256 MiB",
+        "disk_bytes": "64 MiB",
+        "output_bytes": "1 MiB",
+        "tool_calls": "100",
+    }
     assert {name: rows[name] for name in DEFAULT_LIMITS.asked()} == shown
     assert (DEFAULT_LIMITS.wall_seconds, DEFAULT_LIMITS.tool_calls) == (30, 100)
     assert (DEFAULT_LIMITS.memory_bytes, DEFAULT_LIMITS.output_bytes) == (256 << 20, 1 << 20)

@@ -138,7 +138,7 @@ def test_json_is_the_whole_result_and_nothing_else(folder: Path) -> None:
     assert (result["outcome"], result["value"], result["stdout"]) == ("completed", 3, "hi\n")
     assert result["tool_calls"][0]["tool_id"] == "sum"
     assert result["artifacts"] == [{"path": "left.bin", "data": "/w=="}]
-    assert result["enforced"] == ["memory_bytes", "output_bytes", "tool_calls", "wall_seconds"]
+    assert result["enforced"] == ["disk_bytes", "memory_bytes", "output_bytes", "tool_calls", "wall_seconds"]
 
 
 def test_json_of_a_refusal_is_json_too() -> None:
