@@ -21,8 +21,8 @@ CLAIM_SECONDS = 60.0
 MAX_STARTING = 4
 """Sandboxes of one spec being started at once: more only slows the engine down."""
 
-REFILL_SECONDS = 0.004
-"""While more than half are warm a new one waits this long: starting it would slow down the execution that took one."""
+REFILL_SECONDS = 0.01
+"""While half are warm a new one waits this long: starting it would slow down the execution that took one."""
 
 MAX_SPECS = 8
 """Specs kept warm. The caller chooses limits and so specs; past this the least recently used one cools down."""
@@ -119,7 +119,7 @@ class Pool:
         return waiter.claimed
 
     async def _start_one(self) -> None:
-        if len(self._ready) > self._size // 2:
+        if len(self._ready) * 2 >= self._size > 0:
             await anyio.sleep(REFILL_SECONDS)
         try:
             claimed = await self._start()

@@ -96,7 +96,6 @@ class UnsafeBackend:
 
     def __init__(self, context: BackendContext) -> None:
         self._context = context
-        self._sandboxes: set[UnsafeSandbox] = set()
 
     async def probe(self) -> Capabilities:
         if not sys.platform.startswith("linux"):

@@ -22,7 +22,6 @@ from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from sandbox.assemble import Observer
-from sandbox.config import load_settings
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
@@ -61,6 +60,8 @@ class AsyncExec:
         journal: Journal | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
     ) -> None:
+        from sandbox.config import load_settings  # noqa: PLC0415 - a sixth of our import time, and only needed here
+
         self._settings = load_settings(
             profile=profile,
             language=language,

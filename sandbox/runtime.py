@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import anyio
@@ -27,10 +27,12 @@ from runtimes.limits import SHARED, Limits
 from runtimes.pool import Claimed, Pool, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.assemble import Observer, call_observer, make_result, output_observer
-from sandbox.config import Settings
 from sandbox.policy import Decision, Wanted, decide
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
+
+if TYPE_CHECKING:
+    from sandbox.config import Settings  # imported by whoever makes one: see sandbox/exec.py
 
 GROUP = "toolexec.backends"
 RECORD_SECONDS = 5.0
@@ -51,7 +53,7 @@ class Runtime:
     """Everything that runs executions, between `serve` and its cancellation."""
 
     def __init__(
-        self, settings: Settings, registry: ToolRegistry, journal: Journal, backends: Mapping[str, BackendClass]
+        self, settings: "Settings", registry: ToolRegistry, journal: Journal, backends: Mapping[str, BackendClass]
     ) -> None:
         self._settings = settings
         self._registry = registry
