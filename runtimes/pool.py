@@ -18,7 +18,7 @@ ATTACH_SECONDS = 30.0
 CLAIM_SECONDS = 60.0
 """How long a claim waits for a sandbox before the caller is told to come back later."""
 
-MAX_STARTING = 4
+MAX_STARTING = 8
 """Sandboxes of one spec being started at once: more only slows the engine down."""
 
 REFILL_SECONDS = 0.01
