@@ -199,7 +199,7 @@ def test_recursion_can_be_caught_and_goes_deep_enough(run: Run) -> None:
         " + ".join("1" * 5000),
         "".join(f"{' ' * n}if 1:\n" for n in range(150)) + " " * 150 + "pass",
         "eval('(' * 1000 + ')' * 1000)",
-        "eval('-' * 5000 + '1')",
+        "eval('[' * 5000)",
         "import ast\nast.parse('[' * 150 + ']' * 150)\nast.literal_eval('(' * 5000)",
     ],
     ids=lambda code: code[:12].replace("[", "(").replace("\n", " "),
