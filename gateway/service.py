@@ -34,6 +34,7 @@ MAX_VALUE_NESTING = 256
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Lookup: TypeAlias = Callable[[str], Attachment | None]
+Call: TypeAlias = tuple[Binding, pb.ToolCall]
 
 STREAMS = {pb.Output.STREAM_STDOUT: "stdout", pb.Output.STREAM_STDERR: "stderr"}
 KINDS = {
@@ -165,35 +166,68 @@ class _Writer:
 
 
 class _Stream:
-    """Reads one guest's frames until it finished, vanished or broke the contract."""
+    """Reads one guest's frames until it finished, vanished or broke the contract.
+
+    Several tasks take turns at reading. The one that read a tool call answers it itself, at once, and the next one
+    reads on; a task for each call would have to be started first. When all are answering, nobody reads.
+    """
 
     def __init__(self, attachment: Attachment, context: Context, writer: _Writer, tasks: TaskGroup) -> None:
         self._attachment = attachment
         self._context = context
         self._writer = writer
         self._tasks = tasks
-        self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._turn = asyncio.Lock()
+        self._readers = 0
+        self._waiting = 0
+        self._over = asyncio.Event()
+        self._fault: ProtocolError | None = None
 
     async def listen(self) -> ProtocolError | None:
         """Return the fault that ended the stream, None when it ended as it should or the guest vanished."""
+        self._add_reader()
+        await self._over.wait()
+        return self._fault
+
+    def _add_reader(self) -> None:
+        self._readers += 1
+        self._tasks.start_soon(self._read_on)
+
+    async def _read_on(self) -> None:
+        while (call := await self._next_call()) is not None:
+            await self._answer(*call)
+
+    async def _next_call(self) -> Call | None:
+        """The next tool call, None when the stream is over."""
+        self._waiting += 1
+        async with self._turn:
+            self._waiting -= 1
+            call = None if self._over.is_set() else await self._read()
+            if call is None:
+                self._over.set()
+            elif not self._waiting and self._readers < MAX_IN_FLIGHT:
+                self._add_reader()
+            return call
+
+    async def _read(self) -> Call | None:
         try:
             while self._attachment.finished is None:
                 frame = await self._context.read()
                 if not isinstance(frame, pb.GuestFrame):
                     break
-                await self._take(frame)
+                if (call := self._take(frame)) is not None:
+                    return call
         except ProtocolError as fault:
-            return fault
+            self._fault = fault
         return None
 
-    async def _take(self, frame: pb.GuestFrame) -> None:
+    def _take(self, frame: pb.GuestFrame) -> Call | None:
         binding = self._attachment.binding
         if binding is None:
             raise ProtocolError("a guest has nothing to say between hello and execute")
         match frame.WhichOneof("kind"):
             case "tool_call":
-                await self._free.acquire()
-                self._tasks.start_soon(self._answer, binding, frame.tool_call)
+                return binding, frame.tool_call
             case "output" if frame.output.stream in STREAMS:
                 binding.on_output(STREAMS[frame.output.stream], frame.output.data)  # type: ignore[arg-type]  # literals
             case "artifact":
@@ -202,6 +236,7 @@ class _Stream:
                 self._attachment.finished = _finished(frame.finished)
             case kind:
                 raise ProtocolError(f"unexpected frame {kind or 'without a kind'} from the guest")
+        return None
 
     async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
         reply = pb.ToolReply(id=call.id)
@@ -212,8 +247,6 @@ class _Stream:
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
             self._attachment.failure = failure
             self._tasks.cancel_scope.cancel()
-        finally:
-            self._free.release()
         await self._writer.write(pb.HostFrame(tool_reply=reply))
 
 
