@@ -9,7 +9,7 @@ from gateway._grpc import grpc
 from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, JsonValue, ParallelCall, ToolSummary
 from gateway.direct import check_limit
 from gateway.endpoint import Endpoint
-from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
+from gateway.frames import GUEST_OPTIONS
 from gateway.runner import encoded_arguments
 from gateway.status import TOKEN_KEY, exception_of
 from gateway.v1 import gateway_pb2 as pb
@@ -22,11 +22,7 @@ class GatewayClient:
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float = 60.0) -> None:
         self._metadata = ((TOKEN_KEY, endpoint.token),)
         self._timeout_seconds = timeout_seconds
-        options = (
-            ("grpc.max_receive_message_length", MAX_HOST_FRAME_BYTES),
-            ("grpc.max_send_message_length", MAX_GUEST_FRAME_BYTES),
-        )
-        self._channel = grpc.aio.insecure_channel(endpoint.address, options=options)
+        self._channel = grpc.aio.insecure_channel(endpoint.address, options=GUEST_OPTIONS)
         self._stub: Any = pb_grpc.GatewayServiceStub(self._channel)  # the generated stub's types cover sync calls only
 
     async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:

@@ -16,6 +16,12 @@ MAX_HOST_FRAME_BYTES = 24 << 20
 """Largest frame the host sends: the code and 16 MiB of files."""
 
 
+GUEST_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_HOST_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_GUEST_FRAME_BYTES),
+)
+"""Channel options of whoever calls the gateway."""
+
 MAX_VALUE_BYTES = 4 << 20
 """Largest value of a snippet, as JSON."""
 

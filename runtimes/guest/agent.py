@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from gateway.frames import GUEST_OPTIONS
 from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
 from runtimes.guest import files
@@ -29,7 +30,6 @@ from runtimes.guest.tools import GatewayRefusal, Tools
 
 VERSION = "1"
 CHUNK = 1 << 20
-OPTIONS = (("grpc.max_receive_message_length", 24 << 20), ("grpc.max_send_message_length", 6 << 20))
 KINDS = {
     "completed": pb.Finished.KIND_COMPLETED,
     "raised": pb.Finished.KIND_RAISED,
@@ -43,7 +43,7 @@ class Stream:
 
     def __init__(self, address: str) -> None:
         self._outbox: queue.SimpleQueue[pb.GuestFrame | None] = queue.SimpleQueue()
-        stub = pb_grpc.GatewayServiceStub(grpc.insecure_channel(address, options=OPTIONS))
+        stub = pb_grpc.GatewayServiceStub(grpc.insecure_channel(address, options=GUEST_OPTIONS))
         self._frames = stub.Attach(iter(self._outbox.get, None))
         self._waiting: dict[int, Future[pb.ToolReply]] = {}
         self._ids = iter(range(1, 1 << 32))

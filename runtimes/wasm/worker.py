@@ -18,16 +18,11 @@ from typing import Any
 import grpc
 from wasmtime.component import Component
 
-from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
+from gateway.frames import GUEST_OPTIONS
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
 from runtimes import _confine
 from runtimes.wasm.engine import Ticker, compiled_path, make_engine
 from runtimes.wasm.guest import Guest, Order, make_linker
-
-OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_HOST_FRAME_BYTES),
-    ("grpc.max_send_message_length", MAX_GUEST_FRAME_BYTES),
-)
 
 
 class Worker:
@@ -57,7 +52,7 @@ class Worker:
     def _stub(self, address: str) -> pb_grpc.GatewayServiceStub:
         """One connection for all guests of a gateway."""
         if address not in self._stubs:
-            self._stubs[address] = pb_grpc.GatewayServiceStub(grpc.insecure_channel(address, options=OPTIONS))
+            self._stubs[address] = pb_grpc.GatewayServiceStub(grpc.insecure_channel(address, options=GUEST_OPTIONS))
         return self._stubs[address]
 
     def _live(self, guest: Guest) -> None:
