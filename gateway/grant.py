@@ -1,7 +1,7 @@
 """What one execution may do at the gateway: allowed tools, budget, deadline."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest, ToolDenied
@@ -35,9 +35,6 @@ class Grant:
             return True
         namespace, colon, _ = tool_id.partition(":")
         return bool(colon) and f"{namespace}:*" in self.allowed_tools
-
-    def permitted(self, tool_ids: Iterable[str]) -> list[str]:
-        return [tool_id for tool_id in tool_ids if self.permits(tool_id)]
 
     def check(self, tool_id: str) -> None:
         """Raise ToolDenied or DeadlineExceeded."""
