@@ -1,7 +1,7 @@
 """The host's end of one guest's stream: waits for the guest, hands it the snippet, hears how it ended."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -9,15 +9,20 @@ from gateway.base import Gateway
 from gateway.endpoint import Endpoint
 from gateway.errors import ProtocolError
 from gateway.frames import Execute, Finished, Hello, StreamName
+from gateway.streaming import Streams
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What one execution gives its guest's stream: the gateway it may call, and where output and files go."""
+    """What one execution gives its guest's stream: the gateway it may call, and where output and files go.
+
+    `streams` are the streamed calls that the guest has begun.
+    """
 
     gateway: Gateway
     on_output: Callable[[StreamName, bytes], None]
     on_artifact: Callable[[str, bytes], None]
+    streams: Streams = field(default_factory=Streams)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The gateway protocol: what a guest may ask of the host's tools, and the data that crosses that line."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 JsonValue: TypeAlias = Any
@@ -23,22 +23,27 @@ MAX_BATCH = 1000
 class ChainStep:
     """One step of a chain.
 
-    `use_previous` passes the previous step's result as the argument `previous`; `stop_on_error` skips the steps after
-    this one when it fails.
+    `mapping` fills arguments from earlier results, by JSON Pointer (RFC 6901) into {previous, steps}: `/previous/id` is
+    the field `id` of the previous step's result, `/steps/0` the first step's whole result. `use_previous` passes the
+    previous result as the argument `previous`. `stop_on_error` skips the steps after this one when it fails.
+    `timeout_seconds` bounds this step, None for the tool's own bound only.
     """
 
     tool_id: str
     arguments: Mapping[str, JsonValue]
     use_previous: bool = False
     stop_on_error: bool = True
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ParallelCall:
-    """One call of a parallel batch."""
+    """One call of a parallel batch. `timeout_seconds` bounds this call, None for the tool's own bound only."""
 
     tool_id: str
     arguments: Mapping[str, JsonValue]
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,48 @@ class ToolSummary:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class ToolEvent:
+    """Something that happened in a streamed call.
+
+    | kind | what is set |
+    | --- | --- |
+    | progress | `data`: {message, progress, total}; some may be left out when the reader is slow |
+    | chunk | `data`: the next part of the result |
+    | done | `data`: the result, None when it came in chunks; always the last one of a call that worked |
+    | error | `error`: {code, message, retryable, details}; always the last one of a call that did not |
+    """
+
+    kind: "ToolEventKind"
+    data: JsonValue = None
+    error: Mapping[str, JsonValue] | None = None
+
+
+ToolEventKind: TypeAlias = Literal["progress", "chunk", "done", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPage:
+    """Some of the tools, by id. `cursor` leads to the next ones, None when there are no more."""
+
+    tools: tuple[ToolSummary, ...]
+    cursor: str | None
+
+
+class ToolEvents(Protocol):
+    """The events of one call under way, to be closed in any case."""
+
+    def __aiter__(self) -> AsyncIterator[ToolEvent]: ...
+
+    async def batch(self) -> list[ToolEvent]:
+        """The next events, as many as are there; none after the last."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the call, and wait until that is recorded. Idempotent."""
+        ...
+
+
 class Gateway(Protocol):
     """What one execution may do. Every call is checked against its grant and recorded before it is made.
 
@@ -83,32 +130,71 @@ class Gateway(Protocol):
     gRPC raise the same classes with the same codes.
     """
 
-    async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
+    async def run_tool(
+        self, tool_id: str, arguments: Mapping[str, JsonValue], *, timeout_seconds: float | None = None
+    ) -> JsonValue:
         """Call one tool with arguments that fit its input schema; return its result.
 
-        Raises InvalidToolId, ToolNotFound, ToolDenied, BudgetExceeded, DeadlineExceeded, InvalidInput, InvalidOutput,
-        ToolFailed, ToolTimeout, PayloadTooLarge.
+        `timeout_seconds` can only shorten the tool's own timeout. Raises InvalidToolId, ToolNotFound, ToolDenied,
+        BudgetExceeded, DeadlineExceeded, InvalidInput, InvalidOutput, ToolFailed, ToolUnavailable, ToolTimeout,
+        EgressDenied, PayloadTooLarge.
         """
         ...
 
-    async def run_chain(self, steps: Sequence[ChainStep]) -> ChainResult:
+    def stream_tool(
+        self, tool_id: str, arguments: Mapping[str, JsonValue], *, timeout_seconds: float | None = None
+    ) -> "ToolEvents":
+        """Call one tool and give what happens as it happens. A ToolError is the last event, not an exception.
+
+        `timeout_seconds` bounds each wait for the tool, not the reader.
+        """
+        ...
+
+    async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
         """Call tools one after another. A failing step is in the result; no steps give `ChainResult(None, ())`.
 
+        `timeout_seconds` bounds the whole chain: the step that is under way then fails, the others are skipped.
         Raises BudgetExceeded before anything is called when the whole chain does not fit the budget.
         """
         ...
 
-    async def run_parallel(self, calls: Sequence[ParallelCall]) -> tuple[CallOutcome, ...]:
-        """Call independent tools at once; one outcome per call, in the order of `calls`.
+    async def run_parallel(
+        self,
+        calls: Sequence[ParallelCall],
+        *,
+        max_concurrent: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[CallOutcome, ...]:
+        """Call tools at once; one outcome per call, in the order of `calls`.
 
-        Raises BudgetExceeded before anything is called when the whole batch does not fit the budget.
+        Calls that write to the same resource are made in their order, and so are reads before and after them. At most
+        `max_concurrent` (1 to 32, default 32) are under way; `timeout_seconds` bounds the whole batch, and calls that
+        it cuts off fail. Raises BudgetExceeded before anything is called when the whole batch does not fit the budget.
         """
         ...
 
-    async def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
+    async def search_tools(
+        self, query: str, limit: int = 10, *, namespace: str | None = None, tags: Sequence[str] = ()
+    ) -> tuple[ToolSummary, ...]:
         """The best fits for the words of `query` among the tools of the grant; an empty query lists them by id.
 
-        `limit` is 1 to 100; anything else is InvalidInput.
+        Only those of `namespace` and with all of `tags`. `limit` is 1 to 100; anything else is InvalidInput.
+        """
+        ...
+
+    async def list_tools(
+        self,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        query: str = "",
+        namespace: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> ToolPage:
+        """The tools of the grant, `limit` (1 to 100) at a time; `cursor` is that of the page before.
+
+        By id, or the best fits for `query` first. Tools that come and go meanwhile do not disturb the others. Raises
+        InvalidCursor, InvalidInput.
         """
         ...
 

@@ -61,6 +61,10 @@ class OpenCall:
         )
         log.calls.append(self._call)
 
+    @property
+    def index(self) -> int:
+        return self._call.index
+
     async def start(self) -> None:
         """Record the start. What the journal raises comes out: such a call must not be made."""
         call = self._call

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from gateway.base import MAX_BATCH, CallOutcome, ChainResult, ChainStep, JsonValue
-from gateway.errors import BudgetExceeded, InvalidInput, ToolError
+from gateway.errors import BudgetExceeded, InvalidInput, ToolError, ToolTimeout
 from gateway.grant import Grant
 from gateway.payload import error_json
 
@@ -16,36 +16,64 @@ class CallTool(Protocol):
     With `flaw` the call cannot be made: it is recorded as refused, and the flaw raised. Raises ToolError.
     """
 
-    async def __call__(self, tool_id: str, arguments: JsonValue, flaw: ToolError | None = None) -> JsonValue: ...
+    async def __call__(
+        self,
+        tool_id: str,
+        arguments: JsonValue,
+        *,
+        flaw: ToolError | None = None,
+        timeout_seconds: float | None = None,
+    ) -> JsonValue: ...
 
 
-async def run_chain(steps: Sequence[ChainStep], grant: Grant, call: CallTool) -> ChainResult:
+class Time:
+    """What is left of a chain's or a batch's own time."""
+
+    def __init__(self, seconds: float | None) -> None:
+        check_timeout(seconds)
+        self.seconds = seconds
+        self._ends = None if seconds is None else time.monotonic() + seconds
+
+    def bound(self, asked_seconds: float | None) -> float | None:
+        """What one call may take that asked for `asked_seconds`; 0 or less when nothing is left."""
+        if self._ends is None:
+            return asked_seconds
+        left = self._ends - time.monotonic()
+        return left if asked_seconds is None else min(left, asked_seconds)
+
+
+async def run_chain(steps: Sequence[ChainStep], grant: Grant, call: CallTool, bounds: Time) -> ChainResult:
     """Run the steps in order. Raises BudgetExceeded before the first one when the whole chain does not fit."""
     check_batch(len(steps))
+    for step in steps:
+        check_timeout(step.timeout_seconds)
     grant.check_chain(len(steps))
     grant.reserve(len(steps))
     outcomes: list[CallOutcome] = []
     unspent = len(steps)
-    previous: JsonValue = None
     try:
         for step in steps:
             unspent -= 1
-            outcome = await _run_step(step, previous, call)
+            outcome = await _run_step(step, outcomes, call, bounds)
             outcomes.append(outcome)
-            previous = outcome.value
-            if step.stop_on_error and not outcome.ok:
+            left = bounds.bound(None)
+            if not outcome.ok and (step.stop_on_error or (left is not None and left <= 0)):
                 break
     finally:
         grant.release(unspent)
     skipped = [CallOutcome(step.tool_id, ok=False, skipped=True) for step in steps[len(outcomes) :]]
-    return ChainResult(previous, (*outcomes, *skipped))
+    return ChainResult(outcomes[-1].value if outcomes else None, (*outcomes, *skipped))
 
 
-async def outcome_of(call: CallTool, tool_id: str, arguments: JsonValue, flaw: ToolError | None = None) -> CallOutcome:
+async def outcome_of(
+    call: CallTool, tool_id: str, arguments: JsonValue, *, flaw: ToolError | None, timeout_seconds: float | None
+) -> CallOutcome:
     """One call as a value, its error too."""
     started = time.perf_counter()
+    if flaw is None and timeout_seconds is not None and timeout_seconds <= 0:
+        flaw, timeout_seconds = ToolTimeout(tool_id, 0.0), None
     try:
-        value = await call(tool_id, arguments, flaw)
+        value = await call(tool_id, arguments, flaw=flaw, timeout_seconds=timeout_seconds)
     except ToolError as exc:
         return CallOutcome(tool_id, ok=False, error=error_json(exc), duration_seconds=time.perf_counter() - started)
     return CallOutcome(tool_id, ok=True, value=value, duration_seconds=time.perf_counter() - started)
@@ -57,11 +85,47 @@ def check_batch(size: int) -> None:
         raise BudgetExceeded("batch", MAX_BATCH, size)
 
 
-async def _run_step(step: ChainStep, previous: JsonValue, call: CallTool) -> CallOutcome:
-    arguments = step.arguments
-    if not step.use_previous or not isinstance(arguments, Mapping):
-        return await outcome_of(call, step.tool_id, arguments)
-    if "previous" in arguments:
-        flaw = InvalidInput("use_previous passes the argument 'previous', which is given too; leave one of them out")
-        return await outcome_of(call, step.tool_id, arguments, flaw)
-    return await outcome_of(call, step.tool_id, {**arguments, "previous": previous})
+def check_timeout(seconds: float | None) -> None:
+    """Raise InvalidInput unless it is None or a time to wait."""
+    if seconds is not None and not seconds > 0:
+        raise InvalidInput(f"timeout_seconds must be above 0, not {seconds}; leave it out for no bound of your own")
+
+
+async def _run_step(step: ChainStep, before: Sequence[CallOutcome], call: CallTool, bounds: Time) -> CallOutcome:
+    arguments, flaw = step.arguments, None
+    try:
+        if isinstance(arguments, Mapping):
+            arguments = {**arguments, **_taken(step, before)}
+    except InvalidInput as exc:
+        flaw = exc
+    return await outcome_of(
+        call, step.tool_id, arguments, flaw=flaw, timeout_seconds=bounds.bound(step.timeout_seconds)
+    )
+
+
+def _taken(step: ChainStep, before: Sequence[CallOutcome]) -> dict[str, JsonValue]:
+    """The arguments that come from earlier results."""
+    previous = before[-1].value if before else None
+    taken: dict[str, JsonValue] = {"previous": previous} if step.use_previous else {}
+    if step.mapping:
+        results = {"previous": previous, "steps": [outcome.value for outcome in before]}
+        taken |= {name: pointed(results, pointer) for name, pointer in step.mapping.items()}
+    for name in taken.keys() & step.arguments.keys():
+        raise InvalidInput(f"the argument {name!r} is given, and taken from earlier results too; leave one of them out")
+    return taken
+
+
+def pointed(document: JsonValue, pointer: str) -> JsonValue:
+    """What a JSON Pointer leads to. Raises InvalidInput."""
+    if pointer and not pointer.startswith("/"):
+        raise InvalidInput(f"{pointer[:100]!r} is no JSON Pointer: it must begin with /, as in /previous/id")
+    node = document
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and key.isascii() and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            raise InvalidInput(f"{pointer[:100]!r} leads nowhere in the earlier results: there is no {key[:50]!r}")
+    return node

@@ -2,23 +2,37 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, JsonValue, ParallelCall, ToolSummary
+from gateway.base import (
+    CallOutcome,
+    ChainResult,
+    ChainStep,
+    DetailLevel,
+    JsonValue,
+    ParallelCall,
+    ToolPage,
+    ToolSummary,
+)
 from gateway.calls import CallLog
-from gateway.chain import run_chain
+from gateway.chain import Time, check_timeout, run_chain
+from gateway.context import ToolContext
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     InvalidInput,
+    ToolDenied,
     ToolError,
     ToolNotFound,
     ToolTimeout,
 )
 from gateway.grant import Grant
 from gateway.journal.base import CallStatus, Journal, ToolCall
-from gateway.parallel import run_parallel
-from gateway.payload import Encoded, NotJsonError, encode, error_json, printable, recorded
+from gateway.parallel import Access, run_parallel
+from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
 from gateway.runner import Runner, encoded_arguments
+from gateway.streaming import Feed, ToolStream
+from gateway.tools.access import access_of
 from gateway.tools.docs import describe, examples
 from gateway.tools.model import ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
@@ -67,27 +81,64 @@ class DirectGateway:
         """Every recorded call in the order they were asked for; `index` is the position."""
         return tuple(self._log.calls)
 
-    async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
-        return await self._call("run_tool", tool_id, arguments)
+    async def run_tool(
+        self, tool_id: str, arguments: Mapping[str, JsonValue], *, timeout_seconds: float | None = None
+    ) -> JsonValue:
+        check_timeout(timeout_seconds)
+        return await self._call("run_tool", tool_id, arguments, timeout_seconds=timeout_seconds)
 
-    async def run_chain(self, steps: Sequence[ChainStep]) -> ChainResult:
+    def stream_tool(
+        self, tool_id: str, arguments: Mapping[str, JsonValue], *, timeout_seconds: float | None = None
+    ) -> ToolStream:
+        check_timeout(timeout_seconds)
+
+        async def call(feed: Feed) -> JsonValue:
+            return await self._call("stream_tool", tool_id, arguments, timeout_seconds=timeout_seconds, feed=feed)
+
+        return ToolStream(call)
+
+    async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
+        call = functools.partial(self._call, "run_chain", reserved=True)
         try:
-            return await run_chain(steps, self.grant, functools.partial(self._call, "run_chain", reserved=True))
+            return await run_chain(steps, self.grant, call, Time(timeout_seconds))
         except BudgetExceeded as exc:
             await self._refuse("run_chain", "run_chain", {"steps": len(steps)}, exc)
             raise
 
-    async def run_parallel(self, calls: Sequence[ParallelCall]) -> tuple[CallOutcome, ...]:
+    async def run_parallel(
+        self,
+        calls: Sequence[ParallelCall],
+        *,
+        max_concurrent: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[CallOutcome, ...]:
+        call = functools.partial(self._call, "run_parallel", reserved=True)
         try:
-            return await run_parallel(calls, self.grant, functools.partial(self._call, "run_parallel", reserved=True))
+            return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
             await self._refuse("run_parallel", "run_parallel", {"calls": len(calls)}, exc)
             raise
 
-    async def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
+    async def search_tools(
+        self, query: str, limit: int = 10, *, namespace: str | None = None, tags: Sequence[str] = ()
+    ) -> tuple[ToolSummary, ...]:
         self._check_open()
         check_limit(limit)
-        return self._search.search(query, limit, lambda tool_id: self._permits(self._registry.resolve(tool_id)))
+        return await self._search.find(query, limit, namespace=namespace, tags=tags, permits=self._permits)
+
+    async def list_tools(
+        self,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        query: str = "",
+        namespace: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> ToolPage:
+        self._check_open()
+        check_limit(limit)
+        page = await self._search.page(query, limit, cursor, namespace=namespace, tags=tags, permits=self._permits)
+        return ToolPage(page.items, page.cursor)
 
     async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
         return describe(self._granted(tool_id), level)
@@ -101,7 +152,15 @@ class DirectGateway:
         return examples(self._granted(tool_id), limit)
 
     async def _call(
-        self, via: str, tool_id: str, arguments: JsonValue, flaw: ToolError | None = None, *, reserved: bool = False
+        self,
+        via: str,
+        tool_id: str,
+        arguments: JsonValue,
+        *,
+        flaw: ToolError | None = None,
+        timeout_seconds: float | None = None,
+        reserved: bool = False,
+        feed: Feed | None = None,
     ) -> JsonValue:
         try:
             tool = self._granted(tool_id)
@@ -115,9 +174,11 @@ class DirectGateway:
                 self.grant.release(1)
             await self._refuse(via, tool_id, arguments, exc)
             raise
-        return await self._run(via, tool, given)
+        return await self._run(via, tool, given, timeout_seconds, feed)
 
-    async def _run(self, via: str, tool: RegisteredTool, given: Encoded) -> JsonValue:
+    async def _run(
+        self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
+    ) -> JsonValue:
         """Make a call that is permitted and paid for."""
         call = self._log.open(tool.id, recorded(given.data), via)
         attempts = 0
@@ -125,7 +186,7 @@ class DirectGateway:
         try:
             prepared = self._runner.prepare(tool, given)
             attempts = 1
-            result = await self._runner.call(tool, prepared, timeout_seconds=self.grant.remaining_seconds())
+            answer = await self._answer(tool, prepared, call.index, timeout_seconds, feed)
         except ToolError as exc:
             error = self._late(exc)
             await call.finish(CallStatus.FAILED, error=error_json(error), attempts=attempts)
@@ -133,8 +194,41 @@ class DirectGateway:
         except BaseException as exc:
             await call.abandon(exc, attempts)
             raise
-        await call.finish(CallStatus.COMPLETED, result=recorded(result.data), attempts=attempts)
-        return result.value
+        await call.finish(CallStatus.COMPLETED, result=answer.record, attempts=attempts)
+        return answer.value
+
+    async def _answer(
+        self,
+        tool: RegisteredTool,
+        arguments: dict[str, JsonValue],
+        index: int,
+        timeout_seconds: float | None,
+        feed: Feed | None,
+    ) -> "_Answer":
+        grant = self.grant
+        context = ToolContext(
+            tool_id=tool.id,
+            caller=grant.caller,
+            execution_id=grant.execution_id,
+            call_index=index,
+            deadline=grant.deadline,
+            on_progress=None if feed is None else feed.progress,
+        )
+        if feed is None or not tool.streams:
+            bound = _shorter(timeout_seconds, grant.remaining_seconds())
+            result = await self._runner.call(tool, arguments, context, timeout_seconds=bound)
+            return _Answer(result.value, recorded(result.data))
+        chunks = RecordedList()
+
+        async def emit(chunk: Encoded) -> None:
+            chunks.add(chunk.data)
+            await feed.chunk(chunk)
+
+        def bounds() -> float | None:
+            return _shorter(timeout_seconds, grant.remaining_seconds())
+
+        await self._runner.stream(tool, arguments, context, emit, timeout_seconds=bounds)
+        return _Answer(None, chunks.recorded())
 
     async def _refuse(self, via: str, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
         """Record a call that is not made."""
@@ -155,6 +249,8 @@ class DirectGateway:
             raise self._unknown(tool_id)
         # Whoever may call `crm:lookup` may call the version that this means now.
         self.grant.check(tool.address if self.grant.permits(tool.address) else tool.id)
+        if not self.grant.admits(tool.tool.roles):
+            raise ToolDenied(tool_id)
         return tool
 
     def _unknown(self, tool_id: str) -> ToolNotFound:
@@ -164,7 +260,12 @@ class DirectGateway:
         return ToolNotFound(tool_id, near)
 
     def _permits(self, tool: RegisteredTool) -> bool:
-        return self.grant.permits(tool.address) or self.grant.permits(tool.id)
+        grant = self.grant
+        return (grant.permits(tool.address) or grant.permits(tool.id)) and grant.admits(tool.tool.roles)
+
+    def _access(self, call: ParallelCall) -> Access | None:
+        tool = self._registry.find(call.tool_id)
+        return None if tool is None else access_of(tool.tool, call.arguments)
 
     def _check_open(self) -> None:
         if self.grant.closed or self.grant.remaining_seconds() == 0:
@@ -177,6 +278,17 @@ class DirectGateway:
         if isinstance(error, ToolTimeout) and remaining is not None and remaining <= _CLOCK_SLACK_SECONDS:
             return DeadlineExceeded()
         return error
+
+
+class _Answer(NamedTuple):
+    """A result, and what the record keeps of it."""
+
+    value: JsonValue
+    record: JsonValue
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)
 
 
 def _record_of(arguments: JsonValue) -> JsonValue:

@@ -7,16 +7,20 @@ SandboxError
 ├── SandboxLost               the sandbox died through no fault of its guest; running it again may work
 ├── Busy                      no sandbox became free in time; try again later
 ├── Closed                    the object was closed
+├── MissingExtra              a library that this needs is not installed; the message has the install line
 ├── ProtocolError             the other end of the wire broke the contract
 ├── Unauthenticated           the token is unknown, used up or expired
 ├── ExecutionFailed           a guest did not complete (raised only by `result.raise_for_outcome()`)
 └── ToolError                 one tool call gave no result
     ├── InvalidToolId
+    ├── InvalidCursor         not a cursor of this list, or its place is gone
     ├── ToolNotFound
-    ├── ToolDenied            not among the tools this execution may call
+    ├── ToolDenied            not among the tools this caller may call
+    ├── EgressDenied          the tool would connect to where it may not
     ├── InvalidInput          the arguments do not fit the tool's input schema
     ├── InvalidOutput         the tool's result does not fit its output schema
     ├── ToolFailed            the tool raised
+    ├── ToolUnavailable       what the tool needs does not answer now; later it may
     ├── ToolTimeout           the tool took longer than it may
     ├── BudgetExceeded        no tool calls or chain steps left
     ├── DeadlineExceeded      the execution's time is up
@@ -95,6 +99,16 @@ class Closed(SandboxError):
         super().__init__(f"this {what} is closed; make a new one")
 
 
+class MissingExtra(SandboxError, ImportError):
+    """A library that this needs is not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{what} need a library that is not installed; run: pip install 'toolexec[{extra}]'")
+
+
 class ProtocolError(SandboxError):
     """The other end of the wire broke the contract."""
 
@@ -149,6 +163,15 @@ class InvalidToolId(ToolError):
         )
 
 
+class InvalidCursor(ToolError):
+    """The cursor cannot be used here."""
+
+    code = "invalid_cursor"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the cursor {reason}; begin again without a cursor")
+
+
 class ToolNotFound(ToolError):
     """No such tool."""
 
@@ -168,6 +191,18 @@ class ToolDenied(ToolError):
         super().__init__(f"tool {tool_id[:200]!r} is not among the tools this execution may call")
 
 
+class EgressDenied(ToolError):
+    """The tool would connect to where it may not."""
+
+    code = "egress_denied"
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"no connection to {target[:200]!r}: {reason}; the operator can allow it for this tool",
+            details={"target": target[:200]},
+        )
+
+
 class InvalidInput(ToolError):
     """The arguments do not fit the input schema; `details["errors"]` lists every misfit with its path."""
 
@@ -184,6 +219,17 @@ class ToolFailed(ToolError):
     """The tool raised; `details["type"]` is the exception's class name."""
 
     code = "tool_failed"
+
+
+class ToolUnavailable(ToolError):
+    """What the tool needs does not answer now; `details["retry_after_seconds"]` is how long to wait, if it said so."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, what: str, reason: str, *, retry_after_seconds: float | None = None) -> None:
+        details = {} if retry_after_seconds is None else {"retry_after_seconds": retry_after_seconds}
+        super().__init__(f"{what} is not available: {reason}; try again later", details=details)
 
 
 class ToolTimeout(ToolError):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.context import ANYBODY, Caller
 from gateway.errors import BudgetExceeded, DeadlineExceeded, InvalidRequest, ToolDenied
 
 
@@ -12,7 +13,8 @@ class Grant:
     """One execution's rights. All state changes happen between two awaits of one event loop, so counts are exact.
 
     `allowed_tools` holds tool ids and `namespace:*` patterns, None for every tool. `tool_calls` and `chain_steps` are
-    bounds, None for no bound. `deadline` is on `clock` (monotonic seconds), None for no deadline.
+    bounds, None for no bound. `deadline` is on `clock` (monotonic seconds), None for no deadline. `caller` is on whose
+    behalf the calls are made.
     """
 
     execution_id: str = ""
@@ -20,6 +22,7 @@ class Grant:
     tool_calls: int | None = None
     chain_steps: int | None = None
     deadline: float | None = None
+    caller: Caller = ANYBODY
     clock: Callable[[], float] = time.monotonic
     used_calls: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
@@ -35,6 +38,10 @@ class Grant:
             return True
         namespace, colon, _ = tool_id.partition(":")
         return bool(colon) and f"{namespace}:*" in self.allowed_tools
+
+    def admits(self, roles: frozenset[str]) -> bool:
+        """Whether the caller has one of these roles; none of them, or `*`, is every caller."""
+        return not roles or "*" in roles or self.caller.role.lower() in roles
 
     def check(self, tool_id: str) -> None:
         """Raise ToolDenied or DeadlineExceeded."""

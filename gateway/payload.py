@@ -72,10 +72,25 @@ def decode(data: bytes, max_nesting: int = MAX_NESTING) -> JsonValue:
 
 def recorded(data: bytes) -> JsonValue:
     """What a record keeps of encoded JSON: a copy of its own, or the head of a value over 64 KiB."""
-    if len(data) <= MAX_RECORDED_BYTES:
-        return _read(data.decode())
-    head = data[: RECORDED_HEAD * 4].decode(errors="ignore")[:RECORDED_HEAD]
-    return {"truncated": True, "bytes": len(data), "head": head}
+    return _read(data.decode()) if len(data) <= MAX_RECORDED_BYTES else _truncated(data, len(data))
+
+
+class RecordedList:
+    """What a record keeps of a list whose items come one by one; no more of them is held than that takes."""
+
+    def __init__(self) -> None:
+        self._items: list[bytes] = []
+        self._bytes = 1
+
+    def add(self, item: bytes) -> None:
+        """Take the encoding of the next item."""
+        if self._bytes <= MAX_RECORDED_BYTES:
+            self._items.append(item)
+        self._bytes += len(item) + 1
+
+    def recorded(self) -> JsonValue:
+        data = b"[" + b",".join(self._items) + b"]"
+        return _read(data.decode()) if self._bytes <= MAX_RECORDED_BYTES else _truncated(data, self._bytes)
 
 
 def error_json(error: ToolError) -> dict[str, JsonValue]:
@@ -94,6 +109,11 @@ def printable(text: str, limit: int) -> str:
     """At most `limit` characters, and none that UTF-8 cannot carry."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return cut if cut.isascii() else cut.encode(errors="backslashreplace").decode()
+
+
+def _truncated(data: bytes, size_bytes: int) -> JsonValue:
+    head = data[: RECORDED_HEAD * 4].decode(errors="ignore")[:RECORDED_HEAD]
+    return {"truncated": True, "bytes": size_bytes, "head": head}
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
 
 from gateway._grpc import grpc
 from gateway.attachment import Attachment, Binding, Line
+from gateway.base import ToolEvent
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
 from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello
 from gateway.operations import encode_error, perform
-from gateway.payload import decode
+from gateway.payload import decode, encode
 from gateway.status import TOKEN_KEY, metadata_of, status_of
 from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
@@ -64,6 +65,8 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
                 fault = await _Stream(attachment, context, writer, tasks).listen()
                 tasks.cancel_scope.cancel()
         finally:
+            if attachment.binding is not None:
+                await attachment.binding.streams.aclose()
             attachment.closed(fault)
         if fault is not None:
             await context.abort(status_of(fault), str(fault))
@@ -90,11 +93,8 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         try:
             binding = self._binding(context)
             return await perform(binding.gateway, operation, json.dumps(arguments()).encode())
-        except SandboxError as error:
-            context.set_trailing_metadata(metadata_of(error))
-            await context.abort(status_of(error), str(error))
-        except ValueError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "arguments must be UTF-8 JSON objects")
+        except (SandboxError, ValueError) as error:
+            await _abort(context, error)
 
     def _binding(self, context: Context) -> Binding:
         token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
@@ -104,29 +104,49 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         return attachment.binding
 
     async def RunTool(self, request: pb.RunToolRequest, context: Context) -> pb.RunToolResponse:  # noqa: N802
-        def arguments() -> dict[str, Any]:
-            return {"tool_id": request.tool_id, "arguments": json.loads(request.arguments or b"{}")}
+        return pb.RunToolResponse(value=await self._unary(context, "run_tool", lambda: _call(request)))
 
-        return pb.RunToolResponse(value=await self._unary(context, "run_tool", arguments))
+    async def StreamTool(  # noqa: N802
+        self, request: pb.RunToolRequest, context: Context
+    ) -> AsyncIterator[pb.ToolEvent]:
+        try:
+            call = _call(request)
+            timeout_seconds = call.get("timeout_seconds")
+            gateway = self._binding(context).gateway
+            events = gateway.stream_tool(call["tool_id"], call["arguments"], timeout_seconds=timeout_seconds)
+        except (SandboxError, ValueError) as error:
+            await _abort(context, error)
+        try:
+            async for event in events:
+                yield _event(event)
+        finally:
+            await events.aclose()
 
     async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
-            return {"steps": [_chain_step(step) for step in request.steps]}
+            return {"steps": [_chain_step(step) for step in request.steps], **_given(request, "timeout_seconds")}
 
         return pb.RunChainResponse(result=await self._unary(context, "run_chain", arguments))
 
     async def RunParallel(self, request: pb.RunParallelRequest, context: Context) -> pb.RunParallelResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
-            calls = [{"tool_id": c.tool_id, "arguments": json.loads(c.arguments or b"{}")} for c in request.calls]
-            return {"calls": calls}
+            bounds = _given(request, "max_concurrent", "timeout_seconds")
+            return {"calls": [_call(call) for call in request.calls], **bounds}
 
         return pb.RunParallelResponse(results=await self._unary(context, "run_parallel", arguments))
 
     async def SearchTools(self, request: pb.SearchToolsRequest, context: Context) -> pb.SearchToolsResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
-            return {"query": request.query, **({"limit": request.limit} if request.limit else {})}
+            return {"query": request.query, **_limit(request), **_filters(request)}
 
         return pb.SearchToolsResponse(tools=await self._unary(context, "search_tools", arguments))
+
+    async def ListTools(self, request: pb.ListToolsRequest, context: Context) -> pb.ListToolsResponse:  # noqa: N802
+        def arguments() -> dict[str, Any]:
+            return {"query": request.query, **_limit(request), **_given(request, "cursor"), **_filters(request)}
+
+        page = json.loads(await self._unary(context, "list_tools", arguments))
+        return pb.ListToolsResponse(tools=encode(page["tools"]), cursor=page["cursor"])
 
     async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:  # noqa: ARG002, N802
         names = await self._unary(context, "list_namespaces", dict)
@@ -142,7 +162,7 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         self, request: pb.ListToolExamplesRequest, context: Context
     ) -> pb.ListToolExamplesResponse:
         def arguments() -> dict[str, Any]:
-            return {"tool_id": request.tool_id, **({"limit": request.limit} if request.limit else {})}
+            return {"tool_id": request.tool_id, **_limit(request)}
 
         return pb.ListToolExamplesResponse(examples=await self._unary(context, "list_tool_examples", arguments))
 
@@ -241,7 +261,7 @@ class _Stream:
     async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
         reply = pb.ToolReply(id=call.id)
         try:
-            reply.value = await perform(binding.gateway, call.operation, call.arguments)
+            reply.value = await perform(binding.gateway, call.operation, call.arguments, binding.streams)
         except ToolError as error:
             reply.error = encode_error(error)
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
@@ -301,10 +321,37 @@ def _json(data: bytes, what: str, limit_bytes: int) -> Any:
     return value
 
 
+async def _abort(context: Context, error: SandboxError | ValueError) -> NoReturn:
+    """End a unary call with the status that stands for the error."""
+    if isinstance(error, SandboxError):
+        context.set_trailing_metadata(metadata_of(error))
+        await context.abort(status_of(error), str(error))
+    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "arguments must be UTF-8 JSON objects")
+
+
+def _event(event: ToolEvent) -> pb.ToolEvent:
+    error = b"" if event.error is None else encode(event.error)
+    return pb.ToolEvent(kind=event.kind, data=encode(event.data), error=error)
+
+
+def _call(call: pb.RunToolRequest | pb.ParallelCall | pb.ChainStep) -> dict[str, Any]:
+    arguments = json.loads(call.arguments or b"{}")
+    return {"tool_id": call.tool_id, "arguments": arguments, **_given(call, "timeout_seconds")}
+
+
 def _chain_step(step: pb.ChainStep) -> dict[str, Any]:
-    return {
-        "tool_id": step.tool_id,
-        "arguments": json.loads(step.arguments or b"{}"),
-        "use_previous": step.use_previous,
-        "stop_on_error": step.stop_on_error if step.HasField("stop_on_error") else True,
-    }
+    flags = {"use_previous": step.use_previous, "mapping": dict(step.mapping), **_given(step, "stop_on_error")}
+    return {**_call(step), **flags}
+
+
+def _given(message: Any, *names: str) -> dict[str, Any]:
+    """The optional fields that were set."""
+    return {name: getattr(message, name) for name in names if message.HasField(name)}
+
+
+def _limit(request: Any) -> dict[str, Any]:
+    return {"limit": request.limit} if request.limit else {}
+
+
+def _filters(request: pb.SearchToolsRequest | pb.ListToolsRequest) -> dict[str, Any]:
+    return {"tags": list(request.tags), **_given(request, "namespace")}

@@ -3,12 +3,12 @@
 | exception | status |
 | --- | --- |
 | Unauthenticated | UNAUTHENTICATED |
-| InvalidRequest, InvalidToolId, InvalidInput, ProtocolError | INVALID_ARGUMENT |
+| InvalidRequest, InvalidToolId, InvalidCursor, InvalidInput, ProtocolError | INVALID_ARGUMENT |
 | ToolNotFound | NOT_FOUND |
-| ToolDenied | PERMISSION_DENIED |
+| ToolDenied, EgressDenied | PERMISSION_DENIED |
 | BudgetExceeded, PayloadTooLarge | RESOURCE_EXHAUSTED |
 | DeadlineExceeded | DEADLINE_EXCEEDED |
-| ToolTimeout, Busy, SandboxLost | UNAVAILABLE |
+| ToolTimeout, ToolUnavailable, Busy, SandboxLost | UNAVAILABLE |
 | ToolFailed, InvalidOutput | ABORTED |
 | other SandboxError | FAILED_PRECONDITION |
 
@@ -29,14 +29,17 @@ STATUS: dict[type[errors.SandboxError], grpc.StatusCode] = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidToolId: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidCursor: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ProtocolError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ToolNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ToolDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.EgressDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.BudgetExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.PayloadTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.ToolTimeout: grpc.StatusCode.UNAVAILABLE,
+    errors.ToolUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Busy: grpc.StatusCode.UNAVAILABLE,
     errors.SandboxLost: grpc.StatusCode.UNAVAILABLE,
     errors.ToolFailed: grpc.StatusCode.ABORTED,

@@ -6,13 +6,15 @@ with Exec() as exec:
     result = exec.execute_code("1 + 1")
 """
 
-from gateway.base import CallOutcome, ChainResult, ChainStep, ParallelCall, ToolSummary
+from gateway.base import CallOutcome, ChainResult, ChainStep, ParallelCall, ToolEvent, ToolPage, ToolSummary
+from gateway.context import Caller, Progress, ToolContext
 from gateway.errors import (
     BackendUnavailable,
     Busy,
     Closed,
     ExecutionFailed,
     InvalidRequest,
+    MissingExtra,
     PolicyDenied,
     SandboxError,
     SandboxLost,
@@ -31,6 +33,7 @@ __all__ = [
     "BackendUnavailable",
     "Busy",
     "CallOutcome",
+    "Caller",
     "Capabilities",
     "ChainResult",
     "ChainStep",
@@ -42,14 +45,19 @@ __all__ = [
     "GuestError",
     "InvalidRequest",
     "Limits",
+    "MissingExtra",
     "Outcome",
     "ParallelCall",
     "PolicyDenied",
+    "Progress",
     "SandboxError",
     "SandboxLost",
     "Tool",
     "ToolCall",
+    "ToolContext",
     "ToolError",
+    "ToolEvent",
     "ToolExample",
+    "ToolPage",
     "ToolSummary",
 ]

@@ -2,22 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
-from uuid import uuid4
+from typing import Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
-from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, Gateway, JsonValue, ParallelCall, ToolSummary
+from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
-from gateway.grant import Grant
 from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
-from gateway.providers.function import function_tool
-from gateway.tools.model import Tool, ToolExample
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
@@ -25,11 +21,10 @@ from sandbox.assemble import Observer
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
+from sandbox.toolbox import Toolbox
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-class AsyncExec:
+class AsyncExec(Toolbox):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -70,49 +65,15 @@ class AsyncExec:
             workers=workers,
             pool_size=pool_size,
         )
-        self._registry = ToolRegistry()
+        registry = ToolRegistry()
         self._journal = journal or MemoryJournal()
         self._runtime = Runtime(
-            self._settings, self._registry, self._journal, installed_backends() if backends is None else backends
+            self._settings, registry, self._journal, installed_backends() if backends is None else backends
         )
+        super().__init__(registry, self._runtime.gateway)
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
-        self._closed = False
-
-    @overload
-    def tool(self, function: Function, /) -> Function: ...
-
-    @overload
-    def tool(
-        self,
-        function: None = None,
-        /,
-        *,
-        name: str | None = None,
-        namespace: str = "",
-        version: str = "",
-        description: str | None = None,
-        tags: Iterable[str] = (),
-        examples: Iterable[ToolExample] = (),
-        notes: str = "",
-        timeout_seconds: float = 30.0,
-    ) -> Callable[[Function], Function]: ...
-
-    def tool(self, function: Any = None, /, **options: Any) -> Any:
-        """Register a function, sync or async, as a tool; a decorator, with or without options.
-
-        Its name, description and schemas come from the function's name, docstring and annotations. Returns the
-        function unchanged. Raises InvalidRequest when the signature cannot be a tool's or the id is taken.
-        """
-        if function is None:
-            return partial(self.tool, **options)
-        self.register(function_tool(function, **options))
-        return function
-
-    def register(self, *tools: Tool) -> None:
-        """Add tools, all or none. Raise InvalidRequest or InvalidToolId."""
-        self._registry.register_all(tools)
 
     async def execute_code(
         self,
@@ -123,6 +84,7 @@ class AsyncExec:
         backend: str | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
+        caller: Caller = ANYBODY,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> ExecutionResult:
@@ -131,6 +93,7 @@ class AsyncExec:
         backend         only among those that the profile permits; None lets policy choose
         limits          over the defaults, field by field
         allowed_tools   tool ids and `namespace:*`; None allows every tool
+        caller          on whose behalf: tools with roles are there for callers of these only, and providers see it
         env             the snippet's environment; it has no other
         files           contents by relative path, in the snippet's working folder; what it leaves there comes back as
                         `result.artifacts`
@@ -144,6 +107,7 @@ class AsyncExec:
             backend=backend,
             limits=limits,
             allowed_tools=allowed_tools,
+            caller=caller,
             env=env,
             files=files,
         )
@@ -159,6 +123,7 @@ class AsyncExec:
         backend: str | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
+        caller: Caller = ANYBODY,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> AsyncGenerator[Event, None]:
@@ -173,6 +138,7 @@ class AsyncExec:
             backend=backend,
             limits=limits,
             allowed_tools=allowed_tools,
+            caller=caller,
             env=env,
             files=files,
         )
@@ -186,34 +152,6 @@ class AsyncExec:
         finally:
             await running.aclose()
 
-    async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue] | None = None) -> JsonValue:
-        """Call one tool from the host, validated and recorded like a guest's call. Raises a ToolError."""
-        return await self._gateway().run_tool(tool_id, arguments or {})
-
-    async def run_chain(self, steps: Sequence[ChainStep]) -> ChainResult:
-        """Call tools one after another; a step may take the previous step's result."""
-        return await self._gateway().run_chain(steps)
-
-    async def run_parallel(self, calls: Sequence[ParallelCall]) -> tuple[CallOutcome, ...]:
-        """Call independent tools at once; outcomes come in the order of the calls."""
-        return await self._gateway().run_parallel(calls)
-
-    async def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
-        """The tools that fit the words of `query` best; an empty query lists them by id."""
-        return await self._gateway().search_tools(query, limit)
-
-    async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        """What a tool is for and how to call it: `summary`, `schema` or `full`."""
-        return await self._gateway().describe_tool(tool_id, level)
-
-    async def list_namespaces(self) -> tuple[str, ...]:
-        """The namespaces of all tools, sorted; the empty one stands for tools without."""
-        return await self._gateway().list_namespaces()
-
-    async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        """Worked examples of calls to a tool."""
-        return await self._gateway().list_tool_examples(tool_id, limit)
-
     async def probe(self) -> dict[str, Capabilities]:
         """What each backend can do on this host, found out anew."""
         await self._open()
@@ -221,12 +159,15 @@ class AsyncExec:
 
     async def aclose(self) -> None:
         """End running executions and release everything. Idempotent; what runs is told Closed."""
+        if self._closed:
+            return
         self._closed = True
         if self._service is not None:
             self._service.cancel()
             await asyncio.wait([self._service])
             self._service = None
-            await self._journal.aclose()
+        await self._close_tools()
+        await self._journal.aclose()
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -245,12 +186,6 @@ class AsyncExec:
             default_limits=self._settings.default_limits,
             **rest,
         )
-
-    def _gateway(self) -> Gateway:
-        """The host's own gateway: every tool, no budget, recorded under an id of its own."""
-        if self._closed:
-            raise Closed("Exec")
-        return self._runtime.gateway(Grant(execution_id=f"host-{uuid4().hex}"))
 
     async def _open(self) -> TaskGroup:
         """Start the runtime on first use; it lives in a task of its own until `aclose`."""

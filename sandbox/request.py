@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from gateway.context import Caller
 from gateway.errors import InvalidRequest
 from gateway.tools.model import ToolId
 from runtimes.limits import Limits
@@ -26,6 +27,7 @@ class Request:
     backend: str | None
     limits: Limits
     allowed_tools: frozenset[str] | None
+    caller: Caller
     env: Mapping[str, str]
     files: Mapping[str, bytes]
 
@@ -40,6 +42,7 @@ class Request:
         limits: Limits | Mapping[str, Any] | None,
         default_limits: Limits,
         allowed_tools: Iterable[str] | None,
+        caller: Caller,
         env: Mapping[str, str] | None,
         files: Mapping[str, bytes | str] | None,
     ) -> "Request":
@@ -51,6 +54,7 @@ class Request:
             backend=None if backend is None else _text("backend", backend),
             limits=Limits.of(limits).over(default_limits),
             allowed_tools=None if allowed_tools is None else _allowed(allowed_tools),
+            caller=_caller(caller),
             env=_env(_mapping("env", env)),
             files=_files(_mapping("files", files)),
         )
@@ -60,6 +64,12 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidRequest(f"{name} must be a non-empty string, not {value!r}")
     return value
+
+
+def _caller(caller: object) -> Caller:
+    if not isinstance(caller, Caller):
+        raise InvalidRequest(f"caller must be a Caller, not {type(caller).__name__}")
+    return caller
 
 
 def _code(code: object) -> str:

@@ -229,6 +229,7 @@ def _grant(execution_id: str, request: Request, limits: Limits) -> Grant:
     return Grant(
         execution_id=execution_id,
         allowed_tools=request.allowed_tools,
+        caller=request.caller,
         tool_calls=limits.tool_calls,
         chain_steps=limits.chain_steps,
         deadline=None if limits.wall_seconds is None else time.monotonic() + limits.wall_seconds,

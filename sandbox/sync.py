@@ -5,14 +5,27 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from gateway.base import CallOutcome, ChainResult, ChainStep, DetailLevel, JsonValue, ParallelCall, ToolSummary
+from gateway.base import (
+    CallOutcome,
+    ChainResult,
+    ChainStep,
+    DetailLevel,
+    JsonValue,
+    ParallelCall,
+    ToolEvent,
+    ToolPage,
+    ToolSummary,
+)
+from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
 from gateway.journal.base import Journal
-from gateway.tools.model import Tool, ToolExample
+from gateway.providers.function import ToolOptions
+from gateway.tools.model import Tool
+from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
@@ -20,6 +33,7 @@ from sandbox.result import Event, ExecutionResult
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 class Exec:
@@ -57,30 +71,24 @@ class Exec:
         )
         atexit.register(self.close)  # while the loop's thread still runs: an interpreter on its way out freezes it
 
+    @property
+    def registry(self) -> ToolRegistry:
+        return self._exec.registry
+
     @overload
     def tool(self, function: Function, /) -> Function: ...
 
     @overload
-    def tool(
-        self,
-        function: None = None,
-        /,
-        *,
-        name: str | None = None,
-        namespace: str = "",
-        version: str = "",
-        description: str | None = None,
-        tags: Iterable[str] = (),
-        examples: Iterable[ToolExample] = (),
-        notes: str = "",
-        timeout_seconds: float = 30.0,
-    ) -> Callable[[Function], Function]: ...
+    def tool(self, function: None = None, /, **options: Unpack[ToolOptions]) -> Callable[[Function], Function]: ...
 
     def tool(self, function: Any = None, /, **options: Any) -> Any:
         return self._exec.tool(function, **options)
 
     def register(self, *tools: Tool) -> None:
         self._exec.register(*tools)
+
+    def unregister(self, *tool_ids: str) -> None:
+        self._exec.unregister(*tool_ids)
 
     def execute_code(
         self,
@@ -91,6 +99,7 @@ class Exec:
         backend: str | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
+        caller: Caller = ANYBODY,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> ExecutionResult:
@@ -102,6 +111,7 @@ class Exec:
             backend=backend,
             limits=limits,
             allowed_tools=allowed_tools,
+            caller=caller,
             env=env,
             files=files,
         )
@@ -115,6 +125,7 @@ class Exec:
         backend: str | None = None,
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
+        caller: Caller = ANYBODY,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> Iterator[Event]:
@@ -125,36 +136,93 @@ class Exec:
             backend=backend,
             limits=limits,
             allowed_tools=allowed_tools,
+            caller=caller,
             env=env,
             files=files,
         )
-        try:
-            while (event := self._call(_next, events)) is not None:
-                yield event
-        finally:
-            if self._portal is not None:
-                self._call(events.aclose)
+        return self._each(events)
 
-    def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue] | None = None) -> JsonValue:
-        return self._call(self._exec.run_tool, tool_id, arguments)
+    def run_tool(
+        self,
+        tool_id: str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        caller: Caller = ANYBODY,
+        timeout_seconds: float | None = None,
+    ) -> JsonValue:
+        return self._call(self._exec.run_tool, tool_id, arguments, caller=caller, timeout_seconds=timeout_seconds)
 
-    def run_chain(self, steps: Sequence[ChainStep]) -> ChainResult:
-        return self._call(self._exec.run_chain, steps)
+    def stream_tool(
+        self,
+        tool_id: str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        caller: Caller = ANYBODY,
+        timeout_seconds: float | None = None,
+    ) -> Iterator[ToolEvent]:
+        return self._each(self._exec.stream_tool(tool_id, arguments, caller=caller, timeout_seconds=timeout_seconds))
 
-    def run_parallel(self, calls: Sequence[ParallelCall]) -> tuple[CallOutcome, ...]:
-        return self._call(self._exec.run_parallel, calls)
+    def run_chain(
+        self, steps: Sequence[ChainStep], *, caller: Caller = ANYBODY, timeout_seconds: float | None = None
+    ) -> ChainResult:
+        return self._call(self._exec.run_chain, steps, caller=caller, timeout_seconds=timeout_seconds)
 
-    def search_tools(self, query: str, limit: int = 10) -> tuple[ToolSummary, ...]:
-        return self._call(self._exec.search_tools, query, limit)
+    def run_parallel(
+        self,
+        calls: Sequence[ParallelCall],
+        *,
+        caller: Caller = ANYBODY,
+        max_concurrent: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[CallOutcome, ...]:
+        return self._call(
+            self._exec.run_parallel,
+            calls,
+            caller=caller,
+            max_concurrent=max_concurrent,
+            timeout_seconds=timeout_seconds,
+        )
 
-    def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        return self._call(self._exec.describe_tool, tool_id, level)
+    def search_tools(
+        self,
+        query: str,
+        limit: int = 10,
+        *,
+        namespace: str | None = None,
+        tags: Sequence[str] = (),
+        caller: Caller = ANYBODY,
+    ) -> tuple[ToolSummary, ...]:
+        return self._call(self._exec.search_tools, query, limit, namespace=namespace, tags=tags, caller=caller)
 
-    def list_namespaces(self) -> tuple[str, ...]:
-        return self._call(self._exec.list_namespaces)
+    def list_tools(
+        self,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        query: str = "",
+        namespace: str | None = None,
+        tags: Sequence[str] = (),
+        caller: Caller = ANYBODY,
+    ) -> ToolPage:
+        return self._call(
+            self._exec.list_tools, limit, cursor, query=query, namespace=namespace, tags=tags, caller=caller
+        )
 
-    def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        return self._call(self._exec.list_tool_examples, tool_id, limit)
+    def describe_tool(
+        self, tool_id: str, level: DetailLevel = "summary", *, caller: Caller = ANYBODY
+    ) -> dict[str, JsonValue]:
+        return self._call(self._exec.describe_tool, tool_id, level, caller=caller)
+
+    def list_namespaces(self, *, caller: Caller = ANYBODY) -> tuple[str, ...]:
+        return self._call(self._exec.list_namespaces, caller=caller)
+
+    def list_tool_examples(
+        self, tool_id: str, limit: int = 5, *, caller: Caller = ANYBODY
+    ) -> tuple[dict[str, JsonValue], ...]:
+        return self._call(self._exec.list_tool_examples, tool_id, limit, caller=caller)
+
+    def check_tool(self, tool_id: str) -> None:
+        self._call(self._exec.check_tool, tool_id)
 
     def probe(self) -> dict[str, Capabilities]:
         return self._call(self._exec.probe)
@@ -182,6 +250,14 @@ class Exec:
             raise Closed("Exec")
         return self._portal.call(partial(function, *args, **options))
 
+    def _each(self, items: AsyncGenerator[Item, None]) -> Iterator[Item]:
+        try:
+            while (item := self._call(_next, items)) is not None:
+                yield item
+        finally:
+            if self._portal is not None:
+                self._call(items.aclose)
 
-async def _next(events: AsyncGenerator[Event, None]) -> Event | None:
-    return await anext(events, None)
+
+async def _next(items: AsyncGenerator[Item, None]) -> Item | None:
+    return await anext(items, None)

@@ -7,6 +7,8 @@ import pytest
 
 from sandbox import Exec
 
+pytest_plugins = ["tests.engines"]
+
 REQUIRED = frozenset(filter(None, os.environ.get("TOOLEXEC_REQUIRE", "").split(",")))
 
 

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.base import JsonValue
+from gateway.tools.references import resolved
 
 _SCALARS = (str, int, float, bool, type(None))
-_MAX_HOPS = 16
-"""Most `$ref`s to `$ref`s that are followed; a longer chain is a circle."""
 
 
 class Defaults:
-    """Defaults of `properties`, nested ones and those behind a local `$ref` too; not those in lists or alternatives."""
+    """Defaults of `properties`: nested ones, in `items` and behind local `$ref`s too; not those in alternatives."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._root = _Reader(schema).plan(schema)
@@ -23,11 +22,12 @@ class Defaults:
 
 
 class _Plan:
-    """What to fill into one object. A recursive schema makes a plan that contains itself; values end the recursion."""
+    """What to fill into one value. A recursive schema makes a plan that contains itself; values end the recursion."""
 
-    __slots__ = ("nested", "values")
+    __slots__ = ("items", "nested", "values")
 
     def __init__(self) -> None:
+        self.items: _Plan | None = None
         self.values: dict[str, JsonValue] = {}
         self.nested: dict[str, _Plan] = {}
 
@@ -43,39 +43,29 @@ class _Reader:
         if known is not None:
             return known
         plan = self._plans[id(target)] = _Plan()
-        properties = target.get("properties") if isinstance(target, Mapping) else None
-        for name, below in properties.items() if isinstance(properties, Mapping) else ():
+        properties = target.get("properties") if isinstance(target, dict) else None
+        for name, below in properties.items() if isinstance(properties, dict) else ():
             self._add(plan, name, below)
+        if isinstance(target, dict) and _has_parts(target.get("items")):
+            plan.items = self.plan(target["items"])
         return plan
 
     def _add(self, plan: _Plan, name: str, schema: object) -> None:
-        if not isinstance(schema, Mapping):
+        if not isinstance(schema, dict):
             return
         if "default" in schema:
             plan.values[name] = schema["default"]
-        if "properties" in schema or "$ref" in schema:
+        if _has_parts(schema):
             plan.nested[name] = self.plan(schema)
 
 
-def resolved(root: Mapping[str, Any], schema: object) -> object:
-    """`schema`, or what its local `$ref` such as `#/$defs/User` points to; None when that is nothing."""
-    for _ in range(_MAX_HOPS):
-        ref = schema.get("$ref") if isinstance(schema, Mapping) else None
-        if not isinstance(ref, str):
-            return schema
-        schema = _target(root, ref)
-    return None
-
-
-def _target(root: Mapping[str, Any], ref: str) -> object:
-    node: object = root if ref.startswith("#") else None
-    for part in ref.removeprefix("#").split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
+def _has_parts(schema: object) -> bool:
+    return isinstance(schema, dict) and any(keyword in schema for keyword in ("properties", "items", "$ref"))
 
 
 def _filled(plan: _Plan, value: JsonValue) -> JsonValue:
+    if isinstance(value, list) and plan.items is not None:
+        return [_filled(plan.items, item) for item in value]
     if not isinstance(value, Mapping):
         return value
     result = dict(value)

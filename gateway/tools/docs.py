@@ -1,15 +1,14 @@
 """What a tool is for and how to call it, at three levels of detail."""
 
 import copy
-import keyword
 from typing import Any
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput
+from gateway.tools.hints import TypeTexts
 from gateway.tools.model import ToolExample
 from gateway.tools.registry import RegisteredTool
-from gateway.tools.stubs import parameter_list, type_text
-from gateway.tools.words import summary
+from gateway.tools.words import is_name, summary
 
 LEVELS = ("summary", "schema", "full")
 
@@ -44,12 +43,13 @@ def examples(registered: RegisteredTool, limit: int) -> tuple[dict[str, JsonValu
 def signature(registered: RegisteredTool) -> str:
     """The Python line that calls the tool in a snippet: `tools.crm.lookup(id: str, limit: int = 10) -> list[str]`."""
     tool = registered.tool
-    parameters = parameter_list(tool.input_schema)
-    output = "Any" if tool.output_schema is None else type_text(tool.output_schema, tool.output_schema)
+    given = TypeTexts(tool.input_schema)
+    parameters = given.parameters(tool.input_schema)
+    output = "Any" if tool.output_schema is None else TypeTexts(tool.output_schema).of(tool.output_schema)
     names = registered.address.split(":")
-    if parameters is not None and len(names) <= 2 and all(map(_is_name, names)):
+    if parameters is not None and len(names) <= 2 and all(map(is_name, names)):
         return f"tools.{'.'.join(names)}({', '.join(parameters)}) -> {output}"
-    return f'tools.run_tool("{registered.address}", {type_text(tool.input_schema, tool.input_schema)}) -> {output}'
+    return f'tools.run_tool("{registered.address}", {given.of(tool.input_schema)}) -> {output}'
 
 
 def _summary(registered: RegisteredTool) -> dict[str, Any]:
@@ -67,7 +67,3 @@ def _summary(registered: RegisteredTool) -> dict[str, Any]:
 
 def _example(example: ToolExample) -> dict[str, JsonValue]:
     return {"title": example.title, "arguments": copy.deepcopy(example.arguments), "result_hint": example.result_hint}
-
-
-def _is_name(text: str) -> bool:
-    return text.isidentifier() and not keyword.iskeyword(text)

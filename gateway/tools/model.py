@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +17,19 @@ RESERVED_NAMES = frozenset(
         "describe_tool",
         "list_namespaces",
         "list_tool_examples",
+        "list_tools",
         "run_chain",
         "run_parallel",
         "run_tool",
         "search_tools",
+        "stream_tool",
     }
 )
 """Attributes of the guest's `tools` object; a tool or namespace of that name could not be reached."""
+
+MAX_TAGS = 20
+MAX_TAG = 64
+"""Most tags of a tool, and most characters of one."""
 
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?")
@@ -107,15 +114,21 @@ class ToolExample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """One tool of the host.
+class ToolSpec:
+    """All of a tool but its provider: what can be written down. Raises InvalidRequest for values that fit nowhere.
 
     The schemas are JSON Schema 2020-12 (or draft-07, when `$schema` says so); `input_schema` describes an object,
     `output_schema` None means any JSON. `timeout_seconds` bounds one call. `description` and `notes` are for the model.
+    `tags` are brought into their normal form (`normal_tag`), without repetitions, and cut to 20.
+
+    `title`, `read_only`, `destructive`, `idempotent` and `open_world` are MCP's annotations; None is "not said". A tool
+    that does not say it is read-only counts as one that writes: calls of a batch that write to the same `resource` are
+    made one after another. `resource` may name arguments, as in `account/{id}`; empty stands for the tool's namespace,
+    or its name where it has none. With `roles` only callers of one of these roles, in any case, see the tool; `*` is
+    every caller.
     """
 
     id: ToolId
-    provider: Provider
     description: str = ""
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None = None
@@ -123,7 +136,40 @@ class Tool:
     examples: tuple[ToolExample, ...] = ()
     notes: str = ""
     timeout_seconds: float = 30.0
+    title: str = ""
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
+    resource: str = ""
+    roles: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not (self.timeout_seconds > 0 and math.isfinite(self.timeout_seconds)):
             raise InvalidRequest(f"timeout_seconds of {self.id} must be above 0 and finite, not {self.timeout_seconds}")
+        for name in ("tags", "roles"):
+            if isinstance(getattr(self, name), str):
+                raise InvalidRequest(f"{name} of {self.id} must be several texts, not one; write [{name[:-1]}]")
+        roles = frozenset(role.strip().lower() for role in self.roles)
+        if "" in roles:
+            raise InvalidRequest(f"a role of {self.id} is empty; leave it out, and use '*' for every caller")
+        tags = dict.fromkeys(filter(None, map(normal_tag, self.tags)))
+        object.__setattr__(self, "roles", roles)
+        object.__setattr__(self, "tags", tuple(tags)[:MAX_TAGS])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool(ToolSpec):
+    """One tool of the host, and the provider that answers its calls."""
+
+    provider: Provider
+
+
+def normal_tag(text: str) -> str:
+    """A tag as tools carry it: lower-case letters and digits of any script, `-`, `_` and `.`, at most 64 of them.
+
+    White space becomes `-`, other characters are dropped; what is left may be empty, and is then no tag.
+    """
+    joined = "-".join(unicodedata.normalize("NFC", text.lower()).split())
+    # Marks belong to their letters: without them many scripts cannot be written.
+    return "".join(char for char in joined if char in "-_." or unicodedata.category(char)[0] in "LNM")[:MAX_TAG]

@@ -2,23 +2,32 @@
 
 import dataclasses
 import difflib
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
-from gateway.errors import InvalidRequest, ToolNotFound
-from gateway.tools.model import Tool, ToolId, version_key
+from gateway.base import JsonValue
+from gateway.errors import InvalidInput, InvalidRequest, ToolNotFound
+from gateway.providers.base import StreamingProvider
+from gateway.tools.changes import Change, ChangeFeed, ChangeKind, Listener
+from gateway.tools.model import Tool, ToolId, normal_tag, version_key
+from gateway.tools.paging import Page, cursor_after, place_of
 from gateway.tools.validation import SchemaValidator
 
 _NEAR_MATCHES = 3
 # difflib costs about 10 µs per candidate, and a guest may ask for as many misspelt names as it likes.
 _MAX_CANDIDATES = 200
+_LIST = "tools"
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredTool:
     """A tool with its schemas compiled. `id` is its full id; `output` is None when any result is fine.
+
+    `streams` says that its provider gives the result in chunks, and `chunk` is what each must fit.
 
     `address` is the shortest id that leads to it now: without the version for the newest one of that name.
     """
@@ -28,10 +37,26 @@ class RegisteredTool:
     address: str
     input: SchemaValidator
     output: SchemaValidator | None
+    chunk: SchemaValidator | None = None
+    streams: bool = False
+
+    def fits(self, namespace: str | None, tags: frozenset[str]) -> bool:
+        """Whether it is of this namespace (None for any) and has all of these tags, in their normal form."""
+        return (namespace is None or self.tool.id.namespace == namespace) and tags.issubset(self.tool.tags)
+
+
+Permits: TypeAlias = Callable[[RegisteredTool], bool]
+
+
+def _anything(_: RegisteredTool) -> bool:
+    return True
 
 
 class ToolRegistry:
-    """Tools by id. `version` changes with every mutation. Not for use from several threads."""
+    """Tools by id. `version` changes with every mutation. Not for use from several threads.
+
+    A disabled tool keeps its id, and is otherwise as if it were not registered.
+    """
 
     def __init__(self, tools: Iterable[Tool] = ()) -> None:
         self._by_id: dict[str, RegisteredTool] = {}
@@ -39,7 +64,10 @@ class ToolRegistry:
         # Ids of the tools that differ in their version only, by their id without it.
         self._families: dict[str, list[str]] = {}
         self._namespaces: Counter[str] = Counter()
+        self._disabled: set[str] = set()
+        self._sources: dict[str, str] = {}
         self._sorted: tuple[RegisteredTool, ...] | None = None
+        self._feed = ChangeFeed()
         self.version = 0
         self.register_all(tools)
 
@@ -49,29 +77,50 @@ class ToolRegistry:
 
     def register_all(self, tools: Iterable[Tool]) -> None:
         """Add all of them, or none when one is refused."""
-        added: dict[str, RegisteredTool] = {}
-        for tool in tools:
-            compiled = _compiled(tool)
-            if compiled.id in self._by_id or compiled.id in added:
-                raise InvalidRequest(f"tool {compiled.id!r} is registered already; unregister it first, or rename one")
-            added[compiled.id] = compiled
-        self._check_namespaces(added)
-        for compiled in added.values():
-            self._by_id[compiled.id] = compiled
-            self._families.setdefault(compiled.tool.id.unversioned, []).append(compiled.id)
-            self._namespaces[compiled.tool.id.namespace] += 1
-        self._changed({compiled.tool.id.unversioned for compiled in added.values()})
+        added = _distinct(tools)
+        self._check_free(added)
+        self._change({tool_id: _compiled(tool) for tool_id, tool in added.items()}, ())
+
+    def replace_all(self, source: str, tools: Iterable[Tool]) -> None:
+        """Make `tools` those of `source`, in one step, or change nothing when one of them is refused.
+
+        What an earlier call brought for this source and is not among them now is removed; none removes all. A tool
+        that is equal to the one before stays as it is, and a disabled one stays disabled.
+        """
+        given = _distinct(tools)
+        old = {tool_id for tool_id, owner in self._sources.items() if owner == source}
+        self._check_free(given.keys() - old)
+        new = {tool_id: tool for tool_id, tool in given.items() if tool_id not in old or self._differs(tool_id, tool)}
+        gone = sorted(old - given.keys())
+        self._change({tool_id: _compiled(tool) for tool_id, tool in new.items()}, gone, source)
 
     def unregister(self, tool_id: str) -> None:
-        """Remove the tool that this id leads to. Raises InvalidToolId, ToolNotFound."""
-        found = self.resolve(tool_id)
-        family = found.tool.id.unversioned
-        del self._by_id[found.id]
-        del self._by_address[found.id]
-        self._by_address.pop(family, None)
-        self._families[family].remove(found.id)
-        self._namespaces[found.tool.id.namespace] -= 1
-        self._changed({family})
+        """Remove the tool that this id leads to; a disabled one by its full id. Raises InvalidToolId, ToolNotFound."""
+        self._change({}, (tool_id if tool_id in self._disabled else self.resolve(tool_id).id,))
+
+    def disable(self, tool_id: str) -> None:
+        """Hide the tool of this full id until it is enabled. Idempotent. Raises InvalidToolId, ToolNotFound.
+
+        An id without version then leads to the newest of the versions that are left.
+        """
+        self._check_known(tool_id)
+        if tool_id not in self._disabled:
+            self._disabled.add(tool_id)
+            self._settle({self._by_id[tool_id].tool.id.unversioned}, [("disabled", tool_id)])
+
+    def enable(self, tool_id: str) -> None:
+        """Undo `disable`. Idempotent. Raises InvalidToolId, ToolNotFound."""
+        self._check_known(tool_id)
+        if tool_id in self._disabled:
+            self._disabled.remove(tool_id)
+            self._settle({self._by_id[tool_id].tool.id.unversioned}, [("enabled", tool_id)])
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` after every change. What this returns ends it, and is idempotent.
+
+        A listener that raises is logged and harms nobody. It may change the registry.
+        """
+        return self._feed.subscribe(listener)
 
     def resolve(self, tool_id: str) -> RegisteredTool:
         """The tool of this id; without a version, the newest one. Raises InvalidToolId, ToolNotFound."""
@@ -84,7 +133,7 @@ class ToolRegistry:
         """As `resolve`, but None when there is no such tool."""
         return self._by_address.get(tool_id)
 
-    def near(self, tool_id: str, permits: Callable[[RegisteredTool], bool] = lambda _: True) -> tuple[str, ...]:
+    def near(self, tool_id: str, permits: Permits = _anything) -> tuple[str, ...]:
         """At most 3 addresses that resemble `tool_id`, best first. Raises InvalidToolId."""
         wanted = ToolId.parse(tool_id)
         permitted = [tool for tool in self.tools() if permits(tool)]
@@ -97,37 +146,121 @@ class ToolRegistry:
     def tools(self) -> tuple[RegisteredTool, ...]:
         """All tools, sorted by id."""
         if self._sorted is None:
-            self._sorted = tuple(self._by_id[tool_id] for tool_id in sorted(self._by_id))
+            self._sorted = tuple(self._by_id[tool_id] for tool_id in sorted(self._by_id.keys() - self._disabled))
         return self._sorted
+
+    def page(
+        self,
+        limit: int,
+        cursor: str | None = None,
+        *,
+        namespace: str | None = None,
+        tags: Iterable[str] = (),
+        permits: Permits = _anything,
+    ) -> Page[RegisteredTool]:
+        """At most `limit` tools by id: the first ones, or those after the page that gave `cursor`.
+
+        Only those of `namespace` ("" for tools without, None for all), with all of `tags` and that `permits` accepts.
+        Tools that come and go do not disturb the others. Raises InvalidInput for a limit below 1, InvalidCursor for a
+        cursor that another list, other filters or another process gave.
+        """
+        if limit < 1:
+            raise InvalidInput(f"limit must be at least 1, not {limit}")
+        wanted = frozenset(map(normal_tag, tags))
+        filters = [namespace, sorted(wanted)]
+        fitting = (tool for tool in self._after(cursor, filters) if tool.fits(namespace, wanted) and permits(tool))
+        found = tuple(islice(fitting, limit + 1))
+        if len(found) <= limit:
+            return Page(found, None)
+        return Page(found[:limit], cursor_after(found[limit - 1].id, _LIST, filters))
 
     def namespaces(self) -> tuple[str, ...]:
         """Namespaces with at least one tool, sorted; the empty one stands for tools without."""
-        return tuple(sorted(namespace for namespace, count in self._namespaces.items() if count))
+        return tuple(sorted({tool.tool.id.namespace for tool in self.tools()}))
+
+    def disabled(self) -> frozenset[str]:
+        """The ids of the tools that are disabled."""
+        return frozenset(self._disabled)
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._by_id) - len(self._disabled)
 
-    def _check_namespaces(self, added: Mapping[str, RegisteredTool]) -> None:
+    def _after(self, cursor: str | None, filters: JsonValue) -> Iterable[RegisteredTool]:
+        tools = self.tools()
+        if cursor is None:
+            return tools
+        start = bisect_right(tools, place_of(cursor, _LIST, filters), key=lambda tool: tool.id)
+        return islice(tools, start, None)
+
+    def _differs(self, tool_id: str, tool: Tool) -> bool:
+        return self._by_id[tool_id].tool != tool
+
+    def _check_known(self, tool_id: str) -> None:
+        if tool_id not in self._by_id:
+            raise ToolNotFound(tool_id, self.near(tool_id))
+
+    def _check_free(self, tool_ids: Iterable[str]) -> None:
+        for tool_id in tool_ids:
+            if tool_id in self._by_id:
+                raise InvalidRequest(f"tool {tool_id!r} is registered already; unregister it first, or rename one")
+
+    def _check_namespaces(self, added: Mapping[str, RegisteredTool], removed: Collection[str]) -> None:
         """In the guest `tools.x` is either a tool or a namespace."""
-        namespaces = {compiled.tool.id.namespace for compiled in added.values()}
-        for name in namespaces - {""}:
-            if name in self._by_id or name in added:
+        left = self._namespaces
+        if removed:
+            left = left - Counter(self._by_id[tool_id].tool.id.namespace for tool_id in removed)
+        namespaces = {compiled.tool.id.namespace for compiled in added.values()} - {""}
+        for name in namespaces:
+            if name in added or (name in self._by_id and name not in removed):
                 raise InvalidRequest(f"{name!r} is a tool, so it cannot be a namespace too; rename one of them")
         for tool_id in added:
-            if self._namespaces[tool_id] or tool_id in namespaces:
+            if left[tool_id]:
                 raise InvalidRequest(f"{tool_id!r} is a namespace, so it cannot be a tool too; rename one of them")
 
-    def _changed(self, families: Iterable[str]) -> None:
+    def _change(self, added: Mapping[str, RegisteredTool], removed: Collection[str], source: str | None = None) -> None:
+        """Remove, add and replace in one step."""
+        self._check_namespaces(added, removed)
+        told: list[tuple[ChangeKind, str]] = [("removed", tool_id) for tool_id in removed]
+        told += [("updated" if tool_id in self._by_id else "registered", tool_id) for tool_id in added]
+        families = {self._drop(tool_id) for tool_id in removed}
+        families |= {self._put(compiled) for compiled in added.values()}
+        if source is not None:
+            self._sources |= dict.fromkeys(added, source)
+        if told:
+            self._settle(families, told)
+
+    def _put(self, compiled: RegisteredTool) -> str:
+        family = compiled.tool.id.unversioned
+        if compiled.id not in self._by_id:
+            self._families.setdefault(family, []).append(compiled.id)
+            self._namespaces[compiled.tool.id.namespace] += 1
+        self._by_id[compiled.id] = compiled
+        return family
+
+    def _drop(self, tool_id: str) -> str:
+        dropped = self._by_id.pop(tool_id).tool.id
+        self._by_address.pop(tool_id, None)
+        self._families[dropped.unversioned].remove(tool_id)
+        self._namespaces[dropped.namespace] -= 1
+        self._disabled.discard(tool_id)
+        self._sources.pop(tool_id, None)
+        return dropped.unversioned
+
+    def _settle(self, families: Iterable[str], told: Iterable[tuple[ChangeKind, str]]) -> None:
         for family in families:
             self._readdress(family, self._families[family])
             if not self._families[family]:
                 del self._families[family]
         self._sorted = None
         self.version += 1
+        self._feed.tell([Change(kind, tool_id, self.version) for kind, tool_id in told])
 
     def _readdress(self, family: str, tool_ids: list[str]) -> None:
-        newest = max(tool_ids, key=self._rank, default=None)
-        for tool_id in tool_ids:
+        for address in (family, *tool_ids):
+            self._by_address.pop(address, None)
+        enabled = [tool_id for tool_id in tool_ids if tool_id not in self._disabled]
+        newest = max(enabled, key=self._rank, default=None)
+        for tool_id in enabled:
             address = family if tool_id == newest else tool_id
             found = dataclasses.replace(self._by_id[tool_id], address=address)
             self._by_id[tool_id] = self._by_address[tool_id] = self._by_address[address] = found
@@ -135,6 +268,14 @@ class ToolRegistry:
     def _rank(self, tool_id: str) -> tuple[bool, tuple[Any, ...]]:
         version = self._by_id[tool_id].tool.id.version
         return not version, version_key(version)  # a tool without version is what its own id means
+
+
+def _distinct(tools: Iterable[Tool]) -> dict[str, Tool]:
+    found: dict[str, Tool] = {}
+    for tool in tools:
+        if found.setdefault(str(tool.id), tool) is not tool:
+            raise InvalidRequest(f"tool {str(tool.id)!r} is given twice; rename one of them")
+    return found
 
 
 def _compiled(tool: Tool) -> RegisteredTool:
@@ -146,4 +287,13 @@ def _compiled(tool: Tool) -> RegisteredTool:
         result = None if tool.output_schema is None else SchemaValidator(tool.output_schema)
     except InvalidRequest as exc:
         raise InvalidRequest(f"tool {tool.id}: {exc}") from exc
-    return RegisteredTool(tool, str(tool.id), str(tool.id), given, result)
+    streams = isinstance(tool.provider, StreamingProvider)
+    return RegisteredTool(tool, str(tool.id), str(tool.id), given, result, _chunk(tool) if streams else None, streams)
+
+
+def _chunk(tool: Tool) -> SchemaValidator | None:
+    """The whole result of a tool that streams is the list of its chunks."""
+    schema = tool.output_schema or {}
+    if "items" not in schema:
+        return None
+    return SchemaValidator({**{key: schema[key] for key in ("$defs", "$schema") if key in schema}, **schema["items"]})

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,7 @@ from pydantic_core import (
 )
 
 from gateway.base import JsonValue
+from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidOutput, InvalidRequest
 from gateway.tools.validation import MAX_ERRORS, path_text
 
@@ -46,9 +47,11 @@ class _Schema(GenerateJsonSchema):
 class CallAdapter:
     """Between JSON and one function: `arguments` on the way in, `result` on the way out."""
 
-    def __init__(self, arguments: "TypeAdapter[Any]", result: "TypeAdapter[Any] | None") -> None:
+    def __init__(self, arguments: "TypeAdapter[Any]", result: "TypeAdapter[Any] | None", context_name: str) -> None:
         self._arguments = arguments.validator
         self._result = result
+        self.context_name = context_name
+        """The parameter that takes the call's context; empty when there is none."""
 
     def arguments(self, arguments: dict[str, JsonValue]) -> dict[str, Any]:
         """Python keyword arguments from JSON ones. Raises InvalidInput."""
@@ -59,7 +62,7 @@ class CallAdapter:
         return found
 
     def result(self, value: Any) -> JsonValue:
-        """JSON from what the function returned. Raises InvalidOutput."""
+        """JSON from what the function returned, or from what it yielded. Raises InvalidOutput."""
         if type(value) in _PLAIN:
             return value
         try:
@@ -78,20 +81,31 @@ def signature_schemas(func: Callable[..., Any]) -> tuple[dict[str, Any], dict[st
     """The input schema, the output schema (None: any JSON) and the adapter of `func`.
 
     Parameters without annotation take any JSON; `**kwargs` admits further properties. Arguments that a
-    `functools.partial` binds by name cannot be given by a caller. Raises InvalidRequest for `*args`, positional-only
-    parameters, generators, and annotations that have no JSON form.
+    `functools.partial` binds by name cannot be given by a caller, and neither can the one annotated `ToolContext`. The
+    output of a generator is the list of what it yields. Raises InvalidRequest for `*args`, positional-only parameters,
+    and annotations that have no JSON form.
     """
     hints = _hints(func)
-    returns = hints.get("return", Any)
+    returns = _yielded(func, hints) if is_generator(func) else hints.get("return", Any)
+    context_name = _context_name(func, hints)
     try:
-        arguments: TypeAdapter[Any] = TypeAdapter(_stand_in(_parameters(func, hints)))
+        arguments: TypeAdapter[Any] = TypeAdapter(_stand_in(_parameters(func, hints, context_name)))
         result: TypeAdapter[Any] | None = None if returns is Any else TypeAdapter(returns)
         input_schema = arguments.json_schema(schema_generator=_Schema)
         output_schema = result and result.json_schema(mode="serialization", schema_generator=_Schema)
     except (PydanticUserError, SchemaError, TypeError, NameError) as exc:
         raise InvalidRequest(f"an annotation of {func_name(func)} has no JSON form: {_first_line(exc)}") from exc
     input_schema.setdefault("additionalProperties", True)
-    return input_schema, output_schema, CallAdapter(arguments, result)
+    if is_generator(func):
+        output_schema = _list_of(output_schema)
+    return input_schema, output_schema, CallAdapter(arguments, result, context_name)
+
+
+def is_generator(func: Callable[..., Any]) -> bool:
+    """Whether calling it gives a generator, sync or async."""
+    target = inner(func)
+    target = target if inspect.isroutine(target) else type(target).__call__
+    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
 
 
 def func_name(func: Callable[..., Any]) -> str:
@@ -127,15 +141,36 @@ def _hints(func: Callable[..., Any]) -> dict[str, Any]:
         raise InvalidRequest(f"an annotation of {func_name(func)} cannot be resolved: {_first_line(exc)}") from exc
 
 
-def _parameters(func: Callable[..., Any], hints: dict[str, Any]) -> list[inspect.Parameter]:
-    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-        raise InvalidRequest(f"{func_name(func)} is a generator; return a list")
+def _yielded(func: Callable[..., Any], hints: dict[str, Any]) -> Any:
+    """`int` of `-> AsyncIterator[int]` and its like; Any when it does not say."""
+    returns = hints.get("return", Any)
+    items = typing.get_args(returns)
+    if returns is Any or (items and issubclass(typing.get_origin(returns), Iterable | AsyncIterable)):
+        return items[0] if items else Any
+    raise InvalidRequest(f"{func_name(func)} is a generator; annotate it as Iterator[...] or AsyncIterator[...]")
+
+
+def _list_of(schema: dict[str, Any] | None) -> dict[str, Any]:
+    """The schema of a list of such items; what `$ref` points to stays at the root."""
+    item = dict(schema or {})
+    definitions = {"$defs": item.pop("$defs")} if "$defs" in item else {}
+    return {"type": "array", "items": item, **definitions}
+
+
+def _context_name(func: Callable[..., Any], hints: dict[str, Any]) -> str:
+    names = [name for name, hint in hints.items() if hint is ToolContext and name != "return"]
+    if len(names) > 1:
+        raise InvalidRequest(f"{func_name(func)} takes a ToolContext twice: {', '.join(names)}; one is enough")
+    return names[0] if names else ""
+
+
+def _parameters(func: Callable[..., Any], hints: dict[str, Any], context_name: str) -> list[inspect.Parameter]:
     try:
         parameters = inspect.signature(func).parameters.values()
     except (TypeError, ValueError) as exc:
         raise InvalidRequest(f"{func_name(func)} has no signature to read ({exc}); wrap it in a function") from exc
     bound = _bound(func)
-    kept = [parameter for parameter in parameters if parameter.name not in bound]
+    kept = [parameter for parameter in parameters if parameter.name not in bound | {context_name}]
     for parameter in kept:
         _check_parameter(func, parameter, is_bound=bool(bound))
     return [_by_name(parameter, hints.get(parameter.name, Any)) for parameter in kept]

@@ -44,6 +44,11 @@ class GatewayServiceStub:
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.RunToolRequest.SerializeToString,
                 response_deserializer=gateway_dot_v1_dot_gateway__pb2.RunToolResponse.FromString,
                 _registered_method=True)
+        self.StreamTool = channel.unary_stream(
+                '/toolexec.gateway.v1.GatewayService/StreamTool',
+                request_serializer=gateway_dot_v1_dot_gateway__pb2.RunToolRequest.SerializeToString,
+                response_deserializer=gateway_dot_v1_dot_gateway__pb2.ToolEvent.FromString,
+                _registered_method=True)
         self.RunChain = channel.unary_unary(
                 '/toolexec.gateway.v1.GatewayService/RunChain',
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.RunChainRequest.SerializeToString,
@@ -58,6 +63,11 @@ class GatewayServiceStub:
                 '/toolexec.gateway.v1.GatewayService/SearchTools',
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.SearchToolsRequest.SerializeToString,
                 response_deserializer=gateway_dot_v1_dot_gateway__pb2.SearchToolsResponse.FromString,
+                _registered_method=True)
+        self.ListTools = channel.unary_unary(
+                '/toolexec.gateway.v1.GatewayService/ListTools',
+                request_serializer=gateway_dot_v1_dot_gateway__pb2.ListToolsRequest.SerializeToString,
+                response_deserializer=gateway_dot_v1_dot_gateway__pb2.ListToolsResponse.FromString,
                 _registered_method=True)
         self.ListNamespaces = channel.unary_unary(
                 '/toolexec.gateway.v1.GatewayService/ListNamespaces',
@@ -96,6 +106,14 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamTool(self, request, context):
+        """Call one tool and hear of it as it happens: progress, chunks of the result, and at the end done or error. A failing
+        tool is the last event, not a status. Ending the call ends the tool's work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunChain(self, request, context):
         """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
         not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
@@ -113,6 +131,13 @@ class GatewayServiceServicer:
 
     def SearchTools(self, request, context):
         """Find tools by words. Only tools that the execution may call are found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTools(self, request, context):
+        """The tools that the execution may call, page by page: by id, or the best fits for a query first. INVALID_ARGUMENT: the cursor is not one of this list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +177,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=gateway_dot_v1_dot_gateway__pb2.RunToolRequest.FromString,
                     response_serializer=gateway_dot_v1_dot_gateway__pb2.RunToolResponse.SerializeToString,
             ),
+            'StreamTool': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTool,
+                    request_deserializer=gateway_dot_v1_dot_gateway__pb2.RunToolRequest.FromString,
+                    response_serializer=gateway_dot_v1_dot_gateway__pb2.ToolEvent.SerializeToString,
+            ),
             'RunChain': grpc.unary_unary_rpc_method_handler(
                     servicer.RunChain,
                     request_deserializer=gateway_dot_v1_dot_gateway__pb2.RunChainRequest.FromString,
@@ -166,6 +196,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.SearchTools,
                     request_deserializer=gateway_dot_v1_dot_gateway__pb2.SearchToolsRequest.FromString,
                     response_serializer=gateway_dot_v1_dot_gateway__pb2.SearchToolsResponse.SerializeToString,
+            ),
+            'ListTools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTools,
+                    request_deserializer=gateway_dot_v1_dot_gateway__pb2.ListToolsRequest.FromString,
+                    response_serializer=gateway_dot_v1_dot_gateway__pb2.ListToolsResponse.SerializeToString,
             ),
             'ListNamespaces': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNamespaces,
@@ -248,6 +283,33 @@ class GatewayService:
             _registered_method=True)
 
     @staticmethod
+    def StreamTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/toolexec.gateway.v1.GatewayService/StreamTool',
+            gateway_dot_v1_dot_gateway__pb2.RunToolRequest.SerializeToString,
+            gateway_dot_v1_dot_gateway__pb2.ToolEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RunChain(request,
             target,
             options=(),
@@ -318,6 +380,33 @@ class GatewayService:
             '/toolexec.gateway.v1.GatewayService/SearchTools',
             gateway_dot_v1_dot_gateway__pb2.SearchToolsRequest.SerializeToString,
             gateway_dot_v1_dot_gateway__pb2.SearchToolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/toolexec.gateway.v1.GatewayService/ListTools',
+            gateway_dot_v1_dot_gateway__pb2.ListToolsRequest.SerializeToString,
+            gateway_dot_v1_dot_gateway__pb2.ListToolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

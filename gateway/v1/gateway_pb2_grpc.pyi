@@ -54,6 +54,10 @@ class GatewayServiceStub:
     """Call one tool and wait for its result. For guests in any language that want plain gRPC.
     NOT_FOUND: no such tool. PERMISSION_DENIED: not granted. ABORTED: the tool failed. UNAVAILABLE: try again.
     """
+    StreamTool: _grpc.UnaryStreamMultiCallable[_gateway_pb2.RunToolRequest, _gateway_pb2.ToolEvent]
+    """Call one tool and hear of it as it happens: progress, chunks of the result, and at the end done or error. A failing
+    tool is the last event, not a status. Ending the call ends the tool's work.
+    """
     RunChain: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RunChainRequest, _gateway_pb2.RunChainResponse]
     """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
     not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
@@ -62,6 +66,8 @@ class GatewayServiceStub:
     """Call independent tools at the same time; answers come in the order of the calls, each with its own error."""
     SearchTools: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.SearchToolsRequest, _gateway_pb2.SearchToolsResponse]
     """Find tools by words. Only tools that the execution may call are found."""
+    ListTools: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListToolsRequest, _gateway_pb2.ListToolsResponse]
+    """The tools that the execution may call, page by page: by id, or the best fits for a query first. INVALID_ARGUMENT: the cursor is not one of this list."""
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListNamespacesRequest, _gateway_pb2.ListNamespacesResponse]
     """The namespaces that hold at least one tool the execution may call."""
     DescribeTool: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.DescribeToolRequest, _gateway_pb2.DescribeToolResponse]
@@ -81,6 +87,10 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Call one tool and wait for its result. For guests in any language that want plain gRPC.
     NOT_FOUND: no such tool. PERMISSION_DENIED: not granted. ABORTED: the tool failed. UNAVAILABLE: try again.
     """
+    StreamTool: _aio.UnaryStreamMultiCallable[_gateway_pb2.RunToolRequest, _gateway_pb2.ToolEvent]  # type: ignore[assignment]
+    """Call one tool and hear of it as it happens: progress, chunks of the result, and at the end done or error. A failing
+    tool is the last event, not a status. Ending the call ends the tool's work.
+    """
     RunChain: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RunChainRequest, _gateway_pb2.RunChainResponse]  # type: ignore[assignment]
     """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
     not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
@@ -89,6 +99,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Call independent tools at the same time; answers come in the order of the calls, each with its own error."""
     SearchTools: _aio.UnaryUnaryMultiCallable[_gateway_pb2.SearchToolsRequest, _gateway_pb2.SearchToolsResponse]  # type: ignore[assignment]
     """Find tools by words. Only tools that the execution may call are found."""
+    ListTools: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListToolsRequest, _gateway_pb2.ListToolsResponse]  # type: ignore[assignment]
+    """The tools that the execution may call, page by page: by id, or the best fits for a query first. INVALID_ARGUMENT: the cursor is not one of this list."""
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListNamespacesRequest, _gateway_pb2.ListNamespacesResponse]  # type: ignore[assignment]
     """The namespaces that hold at least one tool the execution may call."""
     DescribeTool: _aio.UnaryUnaryMultiCallable[_gateway_pb2.DescribeToolRequest, _gateway_pb2.DescribeToolResponse]  # type: ignore[assignment]
@@ -119,6 +131,16 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def StreamTool(
+        self,
+        request: _gateway_pb2.RunToolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.ToolEvent], _abc.AsyncIterator[_gateway_pb2.ToolEvent]]:
+        """Call one tool and hear of it as it happens: progress, chunks of the result, and at the end done or error. A failing
+        tool is the last event, not a status. Ending the call ends the tool's work.
+        """
+
+    @_abc_1.abstractmethod
     def RunChain(
         self,
         request: _gateway_pb2.RunChainRequest,
@@ -143,6 +165,14 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.SearchToolsResponse, _abc.Awaitable[_gateway_pb2.SearchToolsResponse]]:
         """Find tools by words. Only tools that the execution may call are found."""
+
+    @_abc_1.abstractmethod
+    def ListTools(
+        self,
+        request: _gateway_pb2.ListToolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.ListToolsResponse, _abc.Awaitable[_gateway_pb2.ListToolsResponse]]:
+        """The tools that the execution may call, page by page: by id, or the best fits for a query first. INVALID_ARGUMENT: the cursor is not one of this list."""
 
     @_abc_1.abstractmethod
     def ListNamespaces(

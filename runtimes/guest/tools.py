@@ -1,14 +1,15 @@
 """The `tools` object: the host's tools as the snippet calls them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from typing import Any, Protocol
 
 from runtimes.guest.arguments import encode_arguments
 from runtimes.guest.text import class_name
 
-_STEP_FIELDS = {"tool_id", "arguments", "use_previous", "stop_on_error"}
-_CALL_FIELDS = {"tool_id", "arguments"}
+_CALL_FIELDS = {"tool_id", "arguments", "timeout_seconds"}
+_STEP_FIELDS = _CALL_FIELDS | {"use_previous", "stop_on_error", "mapping"}
+_LAST_EVENTS = {"done", "error"}
 
 # A gateway would end the guest for a frame much larger, instead of answering.
 MAX_ARGUMENTS_BYTES = 4 << 20
@@ -69,25 +70,49 @@ class _Operations:
     def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         raise NotImplementedError
 
-    def run_tool(self, tool_id: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    def run_tool(
+        self, tool_id: str, arguments: Mapping[str, Any] | None = None, *, timeout_seconds: float | None = None
+    ) -> Any:
         """Call one tool by its id, `namespace:name`."""
-        return self._send("run_tool", _tool_call(tool_id, arguments))
+        return self._send("run_tool", _tool_call(tool_id, arguments, timeout_seconds))
 
-    def run_chain(self, steps: Iterable[Any]) -> Any:
+    def run_chain(self, steps: Iterable[Any], *, timeout_seconds: float | None = None) -> Any:
         """Call tools one after another: steps are (tool_id, arguments) or dicts that may also hold use_previous
-        (pass the previous result as `previous`) and stop_on_error (default True).
+        (pass the previous result as `previous`), mapping ({argument: JSON Pointer into {previous, steps}}),
+        stop_on_error (default True) and timeout_seconds.
         """
-        return self._send("run_chain", {"steps": [_step(step, f"steps[{index}]") for index, step in enumerate(steps)]})
+        listed = [_step(step, f"steps[{index}]") for index, step in enumerate(steps)]
+        return self._send("run_chain", {"steps": listed, **_given(timeout_seconds=timeout_seconds)})
 
-    def run_parallel(self, calls: Iterable[Any]) -> Any:
-        """Call tools at the same time: calls are (tool_id, arguments) or dicts of these. Results keep the order."""
-        return self._send(
-            "run_parallel", {"calls": [_call(call, f"calls[{index}]") for index, call in enumerate(calls)]}
-        )
+    def run_parallel(
+        self, calls: Iterable[Any], *, max_concurrent: int | None = None, timeout_seconds: float | None = None
+    ) -> Any:
+        """Call tools at the same time: calls are (tool_id, arguments) or dicts of these and timeout_seconds. Results
+        keep the order, and so do calls that write to the same resource.
+        """
+        listed = [_call(call, f"calls[{index}]") for index, call in enumerate(calls)]
+        bounds = _given(max_concurrent=max_concurrent, timeout_seconds=timeout_seconds)
+        return self._send("run_parallel", {"calls": listed, **bounds})
 
-    def search_tools(self, query: str = "", limit: int = 10) -> Any:
+    def search_tools(
+        self, query: str = "", limit: int = 10, *, namespace: str | None = None, tags: Iterable[str] = ()
+    ) -> Any:
         """Find tools by words; a list of dicts."""
-        return self._send("search_tools", {"query": query, "limit": limit})
+        filters = {"tags": list(tags), **_given(namespace=namespace)}
+        return self._send("search_tools", {"query": query, "limit": limit, **filters})
+
+    def list_tools(
+        self,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        query: str = "",
+        namespace: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> Any:
+        """Tools page by page: {tools, cursor}, where `cursor` leads to the next page and is None on the last one."""
+        filters = {"query": query, "tags": list(tags), **_given(namespace=namespace, cursor=cursor)}
+        return self._send("list_tools", {"limit": limit, **filters})
 
     def describe_tool(self, tool_id: str, level: str = "summary") -> Any:
         """What a tool is for and how to call it; level is summary, schema or full."""
@@ -107,6 +132,21 @@ class _Operations:
 
 class AsyncTools(_Operations):
     """`tools.aio`: the same operations for `await`."""
+
+    async def stream_tool(
+        self, tool_id: str, arguments: Mapping[str, Any] | None = None, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Call one tool and yield its events; see `tools.stream_tool`."""
+        stream = {"stream": await self._send("open_stream", _tool_call(tool_id, arguments, timeout_seconds))}
+        try:
+            while stream:
+                for event in await self._send("read_stream", stream):
+                    if event["kind"] in _LAST_EVENTS:
+                        stream = {}
+                    yield event
+        finally:
+            if stream:
+                await self._send("close_stream", stream)
 
     async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         text = _encoded(arguments)
@@ -128,6 +168,25 @@ class Tools(_Operations):
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self.aio = AsyncTools(transport)
+
+    def stream_tool(
+        self, tool_id: str, arguments: Mapping[str, Any] | None = None, *, timeout_seconds: float | None = None
+    ) -> Generator[dict[str, Any], None, None]:
+        """Call one tool and yield its events: dicts of kind (progress, chunk, done, error), data and error.
+
+        `done` has the result, unless that came in chunks; `error` has code, message, retryable and details. One of
+        these two is the last event. Leaving the loop early ends the call.
+        """
+        stream = {"stream": self._send("open_stream", _tool_call(tool_id, arguments, timeout_seconds))}
+        try:
+            while stream:
+                for event in self._send("read_stream", stream):
+                    if event["kind"] in _LAST_EVENTS:
+                        stream = {}
+                    yield event
+        finally:
+            if stream:
+                self._send("close_stream", stream)
 
     def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         text = _encoded(arguments)
@@ -183,39 +242,45 @@ def _encoded(arguments: dict[str, Any]) -> str:
     return text
 
 
-def _tool_call(tool_id: object, arguments: object) -> dict[str, Any]:
+def _tool_call(tool_id: object, arguments: object, timeout_seconds: object = None) -> dict[str, Any]:
     if not isinstance(tool_id, str):
         raise TypeError(f"a tool id is a str, not {class_name(tool_id)}")
     if arguments is None:
-        return {"tool_id": tool_id, "arguments": {}}
+        arguments = {}
     if not isinstance(arguments, Mapping):
         raise TypeError(f"the arguments of {tool_id!r} are a dict, not {class_name(arguments)}")
-    return {"tool_id": tool_id, "arguments": dict(arguments)}
+    return {"tool_id": tool_id, "arguments": dict(arguments), **_given(timeout_seconds=timeout_seconds)}
+
+
+def _given(**options: object) -> dict[str, Any]:
+    """Those that were given: the gateway knows what the others mean."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _call(call: Any, path: str) -> dict[str, Any]:
-    return _tool_call(*_fields(call, path, _CALL_FIELDS))
+    fields = _fields(call, path, _CALL_FIELDS)
+    return _tool_call(fields["tool_id"], fields.get("arguments"), fields.get("timeout_seconds"))
 
 
 def _step(step: Any, path: str) -> dict[str, Any]:
-    tool_id, arguments = _fields(step, path, _STEP_FIELDS)
-    flags = step if isinstance(step, Mapping) else {}
+    fields = _fields(step, path, _STEP_FIELDS)
     return {
-        **_tool_call(tool_id, arguments),
-        "use_previous": bool(flags.get("use_previous", False)),
-        "stop_on_error": bool(flags.get("stop_on_error", True)),
+        **_tool_call(fields["tool_id"], fields.get("arguments"), fields.get("timeout_seconds")),
+        "use_previous": bool(fields.get("use_previous", False)),
+        "stop_on_error": bool(fields.get("stop_on_error", True)),
+        **_given(mapping=fields.get("mapping")),
     }
 
 
-def _fields(item: Any, path: str, known: set[str]) -> tuple[Any, Any]:
+def _fields(item: Any, path: str, known: set[str]) -> Mapping[str, Any]:
     if isinstance(item, Mapping):
         unknown = set(item) - known
         if unknown or "tool_id" not in item:
             wrong = f"unknown {sorted(map(str, unknown))}" if unknown else "'tool_id' is missing"
             raise TypeError(f"{path}: {wrong}; the fields are {sorted(known)}")
-        return item["tool_id"], item.get("arguments")
-    if isinstance(item, tuple) and len(item) == 2:
         return item
+    if isinstance(item, tuple) and len(item) == 2:
+        return {"tool_id": item[0], "arguments": item[1]}
     raise TypeError(f"{path}: expected (tool_id, arguments) or a dict of {sorted(known)}, not {class_name(item)}")
 
 

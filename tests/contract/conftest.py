@@ -30,7 +30,7 @@ def demo_tools(shared_exec: Exec) -> None:
     shared_exec.tool(namespace="demo", examples=[ToolExample("Two numbers", {"a": 1, "b": 2}, "their sum")])(add)
     functions: tuple[Callable[..., Any], ...] = (double, echo, fail, refuse, slow, wait, bulky)
     for function in functions:
-        shared_exec.tool(namespace="demo")(function)
+        shared_exec.tool(namespace="demo", read_only=True)(function)
     shared_exec.tool(namespace="demo", name="hang", timeout_seconds=0.3)(wait)
     shared_exec.tool(demo_plain)
     for version in ("1.0", "2.0"):

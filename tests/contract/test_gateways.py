@@ -11,11 +11,13 @@ import pytest
 
 from gateway.base import ChainStep, Gateway, ParallelCall
 from gateway.client import GatewayClient
+from gateway.context import Caller
 from gateway.direct import DirectGateway
 from gateway.endpoint import Endpoint
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
+    InvalidCursor,
     InvalidInput,
     InvalidToolId,
     PayloadTooLarge,
@@ -23,11 +25,13 @@ from gateway.errors import (
     ToolError,
     ToolFailed,
     ToolNotFound,
+    ToolTimeout,
     Unauthenticated,
 )
 from gateway.journal.base import CallStatus
+from gateway.providers.function import function_tool
 from gateway.server import GatewayServer
-from tests.gateway.raw import RawGuest, Tools, raw_guest
+from tests.gateway.raw import RawGuest, Tools, eventually, raw_guest
 
 pytestmark = pytest.mark.anyio
 
@@ -318,3 +322,113 @@ async def test_a_message_that_is_no_json_is_an_error(guest: RawGuest, tools: Too
     await guest.attach(tools.gateway())
     await guest.call(1, "run_tool", b"\xff")
     assert json.loads((await guest.hear()).tool_reply.error)["code"] == "invalid_input"
+
+
+async def test_a_stream_gives_chunks_and_an_end(opened: Open) -> None:
+    one = await opened()
+    events = one.gateway.stream_tool("count", {"to": 3})
+    found = [event async for event in events]
+    await events.aclose()
+    assert [event.data for event in found if event.kind == "chunk"] == [0, 1, 2]
+    assert {"message": "at 2", "progress": 2, "total": 3} in [event.data for event in found if event.kind == "progress"]
+    assert (found[-1].kind, found[-1].data) == ("done", None)
+    assert [(call.via, call.status, call.result) for call in one.direct.calls] == [
+        ("stream_tool", CallStatus.COMPLETED, [0, 1, 2])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tool_id", "arguments", "code"),
+    [("bad:fail", {}, "tool_failed"), ("math:sub", {}, "tool_not_found"), ("math:add", {}, "invalid_input")],
+)
+async def test_a_stream_that_fails_ends_with_the_error(
+    opened: Open, tool_id: str, arguments: dict[str, Any], code: str
+) -> None:
+    events = (await opened()).gateway.stream_tool(tool_id, arguments)
+    found = [event async for event in events]
+    await events.aclose()
+    assert [event.kind for event in found] == ["error"]
+    assert found[0].error is not None
+    assert found[0].error["code"] == code
+
+
+async def test_a_stream_that_is_closed_ends_the_tool(opened: Open, tools: Tools) -> None:
+    one = await opened()
+    events = one.gateway.stream_tool("bad:hang", {})
+    with anyio.fail_after(5):
+        await tools.started.wait()
+    await events.aclose()
+    await events.aclose()
+    await eventually(lambda: tools.working == 0)
+    await eventually(lambda: one.statuses == [CallStatus.CANCELLED])
+
+
+async def test_tools_are_listed_by_page_and_filter(opened: Open) -> None:
+    one = await opened()
+    first = await one.gateway.list_tools(2)
+    rest = await one.gateway.list_tools(100, first.cursor)
+    assert [tool.id for tool in (*first.tools, *rest.tools)] == ["bad:fail", "bad:hang", "count", "echo", "math:add"]
+    assert rest.cursor is None
+    assert [tool.id for tool in (await one.gateway.list_tools(namespace="bad")).tools] == ["bad:fail", "bad:hang"]
+    assert (await one.gateway.list_tools(query="numbers")).tools[0].id == "math:add"
+    assert await one.gateway.search_tools("numbers", namespace="bad") == ()
+    assert (await one.gateway.list_tools(tags=["nothing"])).tools == ()
+    for cursor in ("forged", "", (first.cursor or "")[:-2]):
+        with pytest.raises(InvalidCursor):
+            await one.gateway.list_tools(2, cursor)
+    with pytest.raises(InvalidCursor):
+        await one.gateway.list_tools(2, first.cursor, namespace="bad")
+    for limit in (0, 101):
+        with pytest.raises(InvalidInput):
+            await one.gateway.list_tools(limit)
+
+
+async def test_a_caller_has_the_tools_of_its_role(opened: Open, tools: Tools) -> None:
+    tools.registry.register(function_tool(tools.echo, name="secret", roles=["admin"]))
+    one = await opened(caller=Caller(role="system"))
+    assert "secret" not in [tool.id for tool in (await one.gateway.list_tools()).tools]
+    assert await one.gateway.search_tools("secret") == ()
+    for refused in (one.gateway.run_tool("secret", {}), one.gateway.describe_tool("secret")):
+        with pytest.raises(ToolDenied):
+            await refused
+    assert one.statuses == [CallStatus.REFUSED]
+
+
+async def test_a_caller_of_the_role_may_call(opened: Open, tools: Tools) -> None:
+    tools.registry.register(function_tool(tools.echo, name="secret", roles=["admin"]))
+    one = await opened(caller=Caller(role="ADMIN"))
+    assert await one.gateway.run_tool("secret", {"value": 1}) == 1
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+async def test_bounds_are_above_zero(opened: Open, seconds: float) -> None:
+    gateway = (await opened()).gateway
+    for refused in (
+        gateway.run_tool("echo", {}, timeout_seconds=seconds),
+        gateway.run_chain([ChainStep("echo", {})], timeout_seconds=seconds),
+        gateway.run_chain([ChainStep("echo", {}, timeout_seconds=seconds)]),
+        gateway.run_parallel([ParallelCall("echo", {})], timeout_seconds=seconds),
+        gateway.run_parallel([ParallelCall("echo", {}, timeout_seconds=seconds)]),
+    ):
+        with pytest.raises(InvalidInput, match="above 0"):
+            await refused
+    with pytest.raises(InvalidInput, match="max_concurrent"):
+        await gateway.run_parallel([ParallelCall("echo", {})], max_concurrent=0)
+
+
+async def test_a_bound_ends_the_call(opened: Open, tools: Tools) -> None:
+    one = await opened()
+    with pytest.raises(ToolTimeout):
+        await one.gateway.run_tool("bad:hang", {}, timeout_seconds=0.05)
+    chain = await one.gateway.run_chain([ChainStep("bad:hang", {}), ChainStep("echo", {})], timeout_seconds=0.05)
+    assert [step.skipped for step in chain.steps] == [False, True]
+    batch = await one.gateway.run_parallel(
+        [ParallelCall("bad:hang", {}), ParallelCall("echo", {})], timeout_seconds=0.05
+    )
+    assert [outcome.ok for outcome in batch] == [False, True]
+    assert tools.working == 0
+
+
+async def test_a_step_takes_arguments_from_earlier_results(opened: Open) -> None:
+    steps = [ChainStep("echo", {"value": {"n": 4}}), ChainStep("math:add", {"b": 3}, mapping={"a": "/previous/n"})]
+    assert (await (await opened()).gateway.run_chain(steps)).value == 7

@@ -11,6 +11,7 @@ import grpc
 
 from gateway.attachment import Attachment, Binding
 from gateway.base import Gateway
+from gateway.context import ToolContext
 from gateway.direct import DirectGateway
 from gateway.frames import Execute, StreamName
 from gateway.grant import Grant
@@ -44,6 +45,7 @@ class Tools:
             function_tool(self.echo),
             function_tool(self.fail, namespace="bad"),
             function_tool(self.hang, namespace="bad"),
+            function_tool(self.count),
         )
         self.registry = ToolRegistry(tools)
 
@@ -58,6 +60,12 @@ class Tools:
     async def echo(self, value: Any = None) -> Any:
         """Give back what it gets."""
         return value
+
+    async def count(self, to: int, context: ToolContext) -> AsyncIterator[int]:
+        """Count, and say so."""
+        for number in range(to):
+            context.report(f"at {number}", progress=number, total=to)
+            yield number
 
     async def fail(self, text: str = "no row") -> None:
         """Raise."""

@@ -49,7 +49,7 @@ class World:
                 dataclasses.replace(add, id=ToolId("old", "math", "2.0.0")),
                 function_tool(self.echo),
                 function_tool(self.fail, namespace="bad"),
-                function_tool(self.sleep, namespace="bad"),
+                function_tool(self.sleep, namespace="bad", read_only=True),
                 function_tool(self.spoil, namespace="bad"),
             ]
         )

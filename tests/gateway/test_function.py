@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -11,8 +12,10 @@ import anyio.lowlevel
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from gateway.context import Caller, Progress, ToolContext
 from gateway.errors import InvalidInput, InvalidOutput, InvalidRequest, InvalidToolId
-from gateway.providers.function import FunctionProvider, function_tool
+from gateway.providers.base import StreamingProvider
+from gateway.providers.function import FunctionProvider, GeneratorProvider, function_tool
 from gateway.tools.model import ToolExample
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +44,7 @@ async def test_every_kind_of_callable_answers() -> None:
     counter = Counter()
     for func in (counter.add, counter.add_later, counter, functools.partial(counter.add_later), lambda by: by):
         provider = FunctionProvider(func)
-        assert await provider.call({"by": 2}) in {2, 4, 6, 8}
+        assert await provider.call({"by": 2}, ToolContext()) in {2, 4, 6, 8}
         await provider.aclose()
         await provider.aclose()
 
@@ -56,7 +59,7 @@ async def test_a_synchronous_function_does_not_block_the_loop() -> None:
     names: list[Any] = []
 
     async def call() -> None:
-        names.append(await provider.call({}))
+        names.append(await provider.call({}, ToolContext()))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(10):
@@ -78,7 +81,7 @@ async def test_threads_are_limited() -> None:
     provider = FunctionProvider(slow, max_threads=2)
     async with anyio.create_task_group() as tasks:
         for _ in range(6):
-            tasks.start_soon(provider.call, {})
+            tasks.start_soon(provider.call, {}, ToolContext())
     assert max(most) <= 2
     with pytest.raises(InvalidRequest, match="max_threads"):
         FunctionProvider(slow, max_threads=0)
@@ -92,7 +95,7 @@ async def test_cancellation_does_not_wait_for_a_thread() -> None:
 
     started = time.monotonic()
     with anyio.move_on_after(0.05) as scope:
-        await FunctionProvider(stuck).call({})
+        await FunctionProvider(stuck).call({}, ToolContext())
     release.set()
     assert scope.cancelled_caught
     assert time.monotonic() - started < 2
@@ -100,8 +103,8 @@ async def test_cancellation_does_not_wait_for_a_thread() -> None:
 
 def test_a_provider_outlives_an_event_loop() -> None:
     provider = FunctionProvider(Counter().add)
-    assert anyio.run(provider.call, {}) == 1
-    assert anyio.run(provider.call, {}) == 2
+    assert anyio.run(provider.call, {}, ToolContext()) == 1
+    assert anyio.run(provider.call, {}, ToolContext()) == 2
 
 
 async def test_arguments_and_results_are_converted_and_misfits_told() -> None:
@@ -113,15 +116,15 @@ async def test_arguments_and_results_are_converted_and_misfits_told() -> None:
         return Point(-point.x)
 
     provider = FunctionProvider(mirror)
-    assert await provider.call({"point": {"x": 1}}) == {"x": -1}
+    assert await provider.call({"point": {"x": 1}}, ToolContext()) == {"x": -1}
     with pytest.raises(InvalidInput, match=r"point\.x"):
-        await provider.call({"point": {"x": "many"}})
+        await provider.call({"point": {"x": "many"}}, ToolContext())
 
     def opaque():  # type: ignore[no-untyped-def]  # noqa: ANN202
         return threading.Lock()
 
     with pytest.raises(InvalidOutput, match="no JSON form"):
-        await FunctionProvider(opaque).call({})
+        await FunctionProvider(opaque).call({}, ToolContext())
 
 
 async def test_a_validation_error_inside_the_tool_is_not_the_callers_fault() -> None:
@@ -129,7 +132,7 @@ async def test_a_validation_error_inside_the_tool_is_not_the_callers_fault() -> 
         return TypeAdapter(int).validate_python("x" * a)
 
     with pytest.raises(ValidationError):
-        await FunctionProvider(careless).call({"a": 1})
+        await FunctionProvider(careless).call({"a": 1}, ToolContext())
 
 
 def test_a_tool_takes_its_words_from_the_function() -> None:
@@ -156,3 +159,85 @@ def test_unnamable_tools_are_refused() -> None:
         function_tool(Counter().add, name="no spaces")
     with pytest.raises(InvalidToolId, match="needs a namespace"):
         function_tool(Counter().add, version="1.0.0")
+
+
+async def test_the_context_is_the_hosts_and_no_argument() -> None:
+    def whose(context: ToolContext, greeting: str = "hello") -> str:
+        return f"{greeting} {context.caller.user_id} of {context.tool_id}"
+
+    provider = FunctionProvider(whose)
+    assert list(provider.input_schema["properties"]) == ["greeting"]
+    context = ToolContext(tool_id="who:is", caller=Caller(user_id="ada"))
+    assert await provider.call({}, context) == "hello ada of who:is"
+
+    def anything(context: ToolContext, **more: Any) -> list[Any]:
+        return [context.tool_id, sorted(more)]
+
+    assert await FunctionProvider(anything).call({"a": 1}, context) == ["who:is", ["a"]]
+    with pytest.raises((InvalidInput, TypeError)):
+        await provider.call({"context": {"tool_id": "forged"}}, context)
+
+
+async def test_generators_give_chunks_or_the_list_of_them() -> None:
+    async def count(to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    def spell(text: str) -> Iterator[str]:
+        yield from text
+
+    for func, arguments, chunks in ((count, {"to": 3}, [0, 1, 2]), (spell, {"text": "abc"}, ["a", "b", "c"])):
+        tool = function_tool(func)
+        assert isinstance(tool.provider, StreamingProvider)
+        assert await tool.provider.call(dict(arguments), ToolContext()) == chunks
+        assert [chunk async for chunk in tool.provider.stream(dict(arguments), ToolContext())] == chunks
+    assert function_tool(count).output_schema == {"type": "array", "items": {"type": "integer"}}
+    assert not isinstance(function_tool(Counter().add).provider, StreamingProvider)
+
+
+async def test_a_generator_that_is_given_up_is_closed() -> None:
+    closed = threading.Event()
+
+    def tail() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed.set()
+
+    provider = GeneratorProvider(tail)
+    chunks = provider.stream({}, ToolContext())
+    assert await anext(chunks) == 0
+    await chunks.aclose()
+    assert closed.is_set()
+
+
+async def test_a_thread_may_report_progress() -> None:
+    heard: list[Progress] = []
+
+    def work(context: ToolContext) -> None:
+        context.report("half", progress=1, total=2)
+
+    await FunctionProvider(work).call({}, ToolContext(on_progress=heard.append))
+    await FunctionProvider(work).call({}, ToolContext())
+    assert heard == [Progress("half", 1, 2)]
+
+
+def test_every_option_of_a_tool_is_kept() -> None:
+    tool = function_tool(
+        Counter().add,
+        title="Add up",
+        read_only=False,
+        destructive=False,
+        idempotent=True,
+        open_world=False,
+        resource="counter/{by}",
+        roles=["Admin"],
+    )
+    assert (tool.title, tool.read_only, tool.destructive, tool.idempotent, tool.open_world) == (
+        "Add up",
+        False,
+        False,
+        True,
+        False,
+    )
+    assert (tool.resource, tool.roles) == ("counter/{by}", frozenset({"admin"}))

@@ -1,7 +1,9 @@
 """Tool ids and tools."""
 
+import dataclasses
 import random
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest, InvalidToolId
 from gateway.providers.function import function_tool
-from gateway.tools.model import RESERVED_NAMES, ToolId, version_key
+from gateway.tools.model import MAX_TAG, MAX_TAGS, RESERVED_NAMES, Tool, ToolId, ToolSpec, normal_tag, version_key
 
 PART = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=128)
 
@@ -67,3 +69,66 @@ def test_a_timeout_must_be_a_positive_time(seconds: float) -> None:
 
     with pytest.raises(InvalidRequest, match="timeout_seconds"):
         function_tool(nothing, timeout_seconds=seconds)
+
+
+def nothing() -> None: ...
+
+
+def tool(**fields: Any) -> Tool:
+    return dataclasses.replace(function_tool(nothing), **fields)
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("Beta", "beta"),
+        ("  read \t\n only ", "read-only"),
+        ("Café", "café"),
+        ("Cafe\u0301", "café"),  # the accent as a character of its own
+        ("Größe", "größe"),
+        ("日本 語", "日本-語"),
+        ("हिन्दी", "हिन्दी"),
+        ("x/y:z!", "xyz"),
+        ("v1.2_a-b", "v1.2_a-b"),
+        ("a\x00\u202eb", "ab"),
+        ("!?", ""),
+        ("", ""),
+        ("é" * 70, "é" * 64),
+    ],
+)
+def test_tags_have_one_normal_form(written: str, normal: str) -> None:
+    assert normal_tag(written) == normal
+
+
+@given(st.text(max_size=100))
+def test_a_normal_tag_is_short_printable_and_stays_normal(text: str) -> None:
+    tag = normal_tag(text)
+    assert len(tag) <= MAX_TAG
+    assert not any(char.isspace() or char in '/:,"' for char in tag)
+    assert tag.isprintable()
+    assert normal_tag(tag.strip("-")) == tag.strip("-") or len(tag) == MAX_TAG
+
+
+def test_the_tags_of_a_tool_are_normal_distinct_and_few() -> None:
+    assert tool(tags=("Beta", "beta ", "!", "", "A B")).tags == ("beta", "a-b")
+    many = tool(tags=[f"t{number}" for number in range(30)])
+    assert many.tags == tuple(f"t{number}" for number in range(MAX_TAGS))
+
+
+def test_roles_are_compared_in_lower_case() -> None:
+    assert tool(roles=["Coach ", "sdr"]).roles == {"coach", "sdr"}
+    assert tool(roles=["system"]).roles == {"system"}  # a role as any other
+    with pytest.raises(InvalidRequest, match="role"):
+        tool(roles=[" "])
+
+
+@pytest.mark.parametrize("name", ["tags", "roles"])
+def test_one_text_is_not_taken_for_several(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        tool(**{name: "admin"})
+
+
+def test_a_tool_is_a_spec_with_a_provider() -> None:
+    assert isinstance(tool(), ToolSpec)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tool().title = "x"  # type: ignore[misc]  # what the test is about

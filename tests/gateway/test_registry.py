@@ -1,14 +1,20 @@
 """Tools registered, resolved and removed."""
 
 import dataclasses
+import logging
+import random
 import time
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.errors import InvalidRequest, InvalidToolId, ToolNotFound
+from gateway.errors import InvalidCursor, InvalidInput, InvalidRequest, InvalidToolId, ToolNotFound
 from gateway.providers.function import function_tool
+from gateway.tools.changes import Change
 from gateway.tools.model import Tool, ToolId
-from gateway.tools.registry import ToolRegistry
+from gateway.tools.registry import RegisteredTool, ToolRegistry
 
 
 def answer() -> int:
@@ -16,8 +22,11 @@ def answer() -> int:
     return 42
 
 
-def tool(text: str) -> Tool:
-    return dataclasses.replace(function_tool(answer), id=ToolId.parse(text))
+MADE = function_tool(answer)
+
+
+def tool(text: str, **more: Any) -> Tool:
+    return dataclasses.replace(MADE, id=ToolId.parse(text), **more)
 
 
 def registry(*ids: str) -> ToolRegistry:
@@ -103,11 +112,326 @@ def test_tools_and_namespaces_are_sorted_and_versions_move_on() -> None:
     assert tools.namespaces() == ("b", "c")
 
 
-def test_registering_thousands_one_by_one_is_quick() -> None:
-    tools = ToolRegistry()
-    made = function_tool(answer)
+def test_registering_thousands_at_once_or_one_by_one_is_quick() -> None:
+    fields = {f"f{number}": {"type": "string", "description": "a field"} for number in range(10)}
+    tools = [tool(f"ns:t{number}:1.0.0", input_schema={"properties": fields}) for number in range(5000)]
     started = time.monotonic()
-    for number in range(3000):
-        tools.register(dataclasses.replace(made, id=ToolId(f"t{number}", "ns", "1.0.0")))
-    assert time.monotonic() - started < 3
-    assert tools.resolve("ns:t2999").address == "ns:t2999"
+    at_once = ToolRegistry(tools)
+    one_by_one = ToolRegistry()
+    for one in tools[:3000]:
+        one_by_one.register(one)
+    assert time.monotonic() - started < 20  # far above what it takes (0.5 s): whatever is quadratic takes minutes
+    assert at_once.resolve("ns:t4999").address == one_by_one.resolve("ns:t2999").address.replace("2999", "4999")
+
+
+class Heard:
+    """Everything a registry tells."""
+
+    def __init__(self, tools: ToolRegistry) -> None:
+        self.changes: list[Change] = []
+        self.unsubscribe = tools.subscribe(self.changes.append)
+
+    def drain(self) -> list[tuple[str, str]]:
+        told: list[tuple[str, str]] = [(change.kind, change.tool_id) for change in self.changes]
+        self.changes.clear()
+        return told
+
+
+def test_every_change_is_told_after_it_was_made() -> None:
+    tools = registry("a:x")
+    heard = Heard(tools)
+    found: list[int] = []
+    tools.subscribe(lambda change: found.append(len(tools)))
+    tools.register_all([tool("a:y"), tool("a:z")])
+    assert found == [3, 3]
+    assert [change.version for change in heard.changes] == [tools.version] * 2
+    tools.disable("a:y")
+    tools.enable("a:y")
+    tools.unregister("a:z")
+    assert heard.drain() == [
+        ("registered", "a:y"),
+        ("registered", "a:z"),
+        ("disabled", "a:y"),
+        ("enabled", "a:y"),
+        ("removed", "a:z"),
+    ]
+
+
+def test_what_changed_nothing_is_not_told() -> None:
+    tools = registry("a:x", "a:y")
+    tools.disable("a:x")
+    heard, version = Heard(tools), tools.version
+    tools.disable("a:x")
+    tools.enable("a:y")
+    tools.register_all([])
+    with pytest.raises(InvalidRequest):
+        tools.register_all([tool("a:new"), tool("a:y")])
+    with pytest.raises(ToolNotFound):
+        tools.unregister("a:none")
+    assert (heard.drain(), tools.version) == ([], version)
+
+
+def test_whoever_unsubscribes_hears_nothing_more() -> None:
+    tools = registry()
+    heard = Heard(tools)
+    heard.unsubscribe()
+    heard.unsubscribe()
+    tools.register(tool("a"))
+    assert heard.changes == []
+    # Also when another listener ends it in the middle of a change.
+    second: list[Change] = []
+    tools.subscribe(lambda _: unsubscribe())
+    unsubscribe = tools.subscribe(second.append)
+    tools.register(tool("b"))
+    assert second == []
+
+
+def test_a_listener_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    tools = registry()
+
+    def fails(_: Change) -> None:
+        raise ValueError("no room")
+
+    tools.subscribe(fails)
+    heard = Heard(tools)
+    with caplog.at_level(logging.ERROR):
+        tools.register(tool("a:x"))
+    assert heard.drain() == [("registered", "a:x")]
+    assert "a listener failed on registered of tool a:x" in caplog.text
+    assert "no room" in caplog.text
+
+
+def test_a_listener_may_change_the_registry_and_the_order_stays() -> None:
+    tools = registry()
+    tools.subscribe(lambda change: tools.disable("a") if change.kind == "registered" else None)
+    heard = Heard(tools)
+    tools.register(tool("a"))
+    assert heard.drain() == [("registered", "a"), ("disabled", "a")]
+
+
+def test_a_disabled_tool_reads_as_not_found() -> None:
+    tools = registry("crm:lookup", "crm:delete", "solo:only")
+    tools.disable("crm:lookup")
+    tools.disable("solo:only")
+    assert tools.find("crm:lookup") is None
+    with pytest.raises(ToolNotFound) as caught:
+        tools.resolve("crm:lookup")
+    assert "crm:lookup" not in caught.value.details["near"]
+    assert [found.id for found in tools.tools()] == ["crm:delete"]
+    assert [found.id for found in tools.page(10).items] == ["crm:delete"]
+    assert (len(tools), tools.namespaces()) == (1, ("crm",))
+    assert tools.disabled() == {"crm:lookup", "solo:only"}
+    tools.enable("crm:lookup")
+    assert tools.resolve("crm:lookup").id == "crm:lookup"
+    # Its id is still taken, and it can be removed without being enabled.
+    with pytest.raises(InvalidRequest, match="registered already"):
+        tools.register(tool("solo:only"))
+    with pytest.raises(InvalidRequest, match="rename"):
+        tools.register(tool("solo"))
+    tools.unregister("solo:only")
+    tools.register(tool("solo"))
+    assert tools.disabled() == frozenset()
+
+
+def test_versions_are_disabled_one_by_one() -> None:
+    tools = registry("crm:lookup:1.0.0", "crm:lookup:2.0.0")
+    with pytest.raises(ToolNotFound):
+        tools.disable("crm:lookup")  # done twice it would hide two versions
+    tools.disable("crm:lookup:2.0.0")
+    assert tools.resolve("crm:lookup").id == "crm:lookup:1.0.0"
+    assert tools.find("crm:lookup:2.0.0") is None
+    tools.enable("crm:lookup:2.0.0")
+    assert tools.resolve("crm:lookup").id == "crm:lookup:2.0.0"
+    assert tools.resolve("crm:lookup:1.0.0").address == "crm:lookup:1.0.0"
+
+
+@pytest.mark.parametrize(("bad", "error"), [("none", ToolNotFound), ("a:none", ToolNotFound), ("a b", InvalidToolId)])
+def test_what_is_not_there_can_be_neither_enabled_nor_disabled(bad: str, error: type[Exception]) -> None:
+    tools = registry("a:x")
+    for change in (tools.enable, tools.disable, tools.unregister):
+        with pytest.raises(error):
+            change(bad)
+
+
+def test_the_tools_of_a_source_are_replaced_in_one_step() -> None:
+    tools = registry("own:x")
+    tools.replace_all("server", [tool("s:a"), tool("s:b"), tool("s:c")])
+    tools.disable("s:b")
+    heard, before = Heard(tools), tools.resolve("s:a")
+    tools.replace_all("server", [tool("s:a"), tool("s:b", description="better"), tool("s:d")])
+    assert heard.changes[0].version == heard.changes[-1].version == tools.version
+    assert heard.drain() == [("removed", "s:c"), ("updated", "s:b"), ("registered", "s:d")]
+    assert tools.resolve("s:a") is before, "what is as it was stays as it was"
+    assert [found.id for found in tools.tools()] == ["own:x", "s:a", "s:d"]
+    tools.enable("s:b")
+    assert tools.resolve("s:b").tool.description == "better"
+    heard.drain()
+    version = tools.version
+    tools.replace_all("server", [found.tool for found in tools.tools() if found.tool.id.namespace == "s"])
+    assert (heard.drain(), tools.version) == ([], version)
+    tools.replace_all("server", [])
+    assert [found.id for found in tools.tools()] == ["own:x"]
+
+
+def test_a_replacement_that_is_refused_changes_nothing() -> None:
+    tools = registry("own:x")
+    tools.replace_all("one", [tool("one:a")])
+    tools.replace_all("two", [tool("two:a")])
+    heard = Heard(tools)
+    bad = tool("two:new", input_schema={"type": "nope"})
+    refused = (
+        [tool("own:x")],
+        [tool("one:a")],
+        [tool("two:b"), tool("two:b")],
+        [tool("one")],
+        [tool("x:run_tool")],
+        [bad],
+    )
+    for given_tools in refused:
+        with pytest.raises((InvalidRequest, InvalidToolId)):
+            tools.replace_all("two", [tool("two:new-one"), *given_tools])
+    assert heard.drain() == []
+    assert [found.id for found in tools.tools()] == ["one:a", "own:x", "two:a"]
+    # What it gives up in the same step is free again.
+    tools.replace_all("two", [tool("two")])
+    assert tools.namespaces() == ("", "one", "own")
+
+
+def test_what_was_unregistered_belongs_to_no_source() -> None:
+    tools = ToolRegistry()
+    tools.replace_all("server", [tool("s:a")])
+    tools.unregister("s:a")
+    tools.register(tool("s:a"))
+    tools.replace_all("server", [])
+    assert tools.find("s:a") is not None
+
+
+def ids(tools: ToolRegistry, limit: int, **filters: Any) -> list[str]:
+    """All pages."""
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = tools.page(limit, cursor, **filters)
+        assert len(page.items) <= limit
+        found += [item.id for item in page.items]
+        if page.cursor is None:
+            return found
+        assert page.items, "a cursor after nothing"
+        cursor = page.cursor
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 100])
+def test_pages_are_complete_and_in_order(limit: int) -> None:
+    tools = registry("b:x", "a", "b:y", "c:z")
+    assert ids(tools, limit) == ["a", "b:x", "b:y", "c:z"]
+    assert ids(ToolRegistry(), limit) == []
+
+
+def test_pages_are_filtered() -> None:
+    tools = ToolRegistry(
+        [
+            tool("crm:a", tags=("read only", "Beta")),
+            tool("crm:b", tags=("beta",)),
+            tool("ops:c", tags=("read-only", "beta")),
+            tool("d", tags=("read-only",)),
+        ]
+    )
+    assert ids(tools, 1, namespace="crm") == ["crm:a", "crm:b"]
+    assert ids(tools, 1, namespace="") == ["d"]
+    assert ids(tools, 1, namespace="none") == []
+    assert ids(tools, 1, tags=["Read Only"]) == ["crm:a", "d", "ops:c"]
+    assert ids(tools, 1, tags=["beta", "read-only"]) == ["crm:a", "ops:c"]
+    assert ids(tools, 1, tags=["!"]) == []  # a tag that no tool can have
+    assert ids(tools, 1, permits=lambda found: found.tool.id.name in "bd") == ["crm:b", "d"]
+
+
+def test_a_cursor_survives_what_happens_elsewhere() -> None:
+    tools = registry("b", "d", "f", "h")
+    cursor = tools.page(2).cursor
+    tools.register_all([tool("a"), tool("c"), tool("e")])
+    tools.unregister("b")
+    assert [found.id for found in tools.page(9, cursor).items] == ["e", "f", "h"]
+    tools.unregister("d")  # the very one that the cursor stands at
+    tools.disable("f")
+    assert [found.id for found in tools.page(9, cursor).items] == ["e", "h"]
+    tools.replace_all("x", [tool("g")])
+    assert [found.id for found in tools.page(9, cursor).items] == ["e", "g", "h"]
+
+
+def test_a_cursor_is_refused_where_it_does_not_belong() -> None:
+    tools = registry("a:1", "a:2", "a:3")
+    cursor = tools.page(1, namespace="a", tags=()).cursor
+    for filters in ({}, {"namespace": "b"}, {"namespace": "a", "tags": ["x"]}):
+        with pytest.raises(InvalidCursor):
+            tools.page(1, cursor, **filters)
+    with pytest.raises(InvalidCursor):
+        tools.page(1, "a:1")
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_page_of_nothing_is_refused(limit: int) -> None:
+    with pytest.raises(InvalidInput, match="limit"):
+        registry("a").page(limit)
+
+
+NAMES = st.sampled_from([f"{namespace}{name}" for namespace in ("", "n:", "m:") for name in "abcdef"])
+
+
+@settings(max_examples=50)
+@given(first=st.sets(NAMES), later=st.lists(NAMES, max_size=12), limit=st.integers(1, 4))
+def test_paging_while_tools_come_and_go_misses_and_repeats_nothing(
+    first: set[str], later: list[str], limit: int
+) -> None:
+    """Every tool that is there all the time is seen exactly once."""
+    tools = registry(*first)
+    untouched, seen = first - set(later), list[str]()
+    cursor: str | None = None
+    while True:
+        page = tools.page(limit, cursor)
+        seen += [item.id for item in page.items]
+        if page.cursor is None:
+            break
+        cursor = page.cursor
+        if later:
+            name = later.pop()
+            if tools.find(name):
+                tools.unregister(name)
+            else:
+                tools.register(tool(name))
+    assert [name for name in seen if name in untouched] == sorted(untouched)
+    assert len(seen) == len(set(seen))
+
+
+@settings(max_examples=50)
+@given(seed=st.integers())
+def test_whatever_happens_the_registry_agrees_with_a_plain_set(seed: int) -> None:
+    rng = random.Random(seed)
+    names = ["a:x", "a:x:1", "a:x:2", "b:y", "b:y:1", "c"]
+    tools, known, hidden = ToolRegistry(), set[str](), set[str]()
+    heard = Heard(tools)
+    for _ in range(30):
+        name = rng.choice(names)
+        if name not in known:
+            tools.register(tool(name))
+            known.add(name)
+        elif rng.random() < 0.5:
+            (tools.enable if name in hidden else tools.disable)(name)
+            hidden ^= {name}
+        elif name in hidden or tools.resolve(name).id == name:
+            tools.unregister(name)
+            known.discard(name)
+            hidden.discard(name)
+        assert [found.id for found in tools.tools()] == sorted(known - hidden)
+        assert len(tools) == len(known - hidden)
+        for found in tools.tools():
+            assert tools.resolve(found.address) is tools.resolve(found.id) is found
+    followed = set[str]()
+    for change in heard.changes:
+        (followed.discard if change.kind in ("removed", "disabled") else followed.add)(change.tool_id)
+    assert followed == known - hidden
+
+
+def test_fits_compares_normal_tags() -> None:
+    found: RegisteredTool = registry("a:x").resolve("a:x")
+    assert found.fits(None, frozenset())
+    assert not found.fits("b", frozenset())

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from gateway.base import MAX_ARGUMENTS_BYTES, MAX_RESULT_BYTES, JsonValue
+from gateway.context import ToolContext
 from gateway.errors import (
     BudgetExceeded,
     Closed,
@@ -33,7 +34,7 @@ class Answers:
         self.answer = answer
         self.seen: list[JsonValue] = []
 
-    async def call(self, arguments: dict[str, JsonValue]) -> JsonValue:
+    async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
         self.seen.append(arguments)
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -50,7 +51,7 @@ class UnprintableError(Exception):
 
 async def run(tool: Tool, arguments: Any, timeout_seconds: float | None = None) -> JsonValue:
     registry = ToolRegistry([tool])
-    return await Runner(registry).run(registry.tools()[0], arguments, timeout_seconds=timeout_seconds)
+    return await Runner(registry).run(registry.tools()[0], arguments, ToolContext(), timeout_seconds=timeout_seconds)
 
 
 def answering(answer: Any, **more: Any) -> Tool:

@@ -6,12 +6,12 @@ import decimal
 import enum
 import functools
 import uuid
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Optional
 
 import pytest
 from pydantic import BaseModel, Field
 
+from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidOutput, InvalidRequest
 from gateway.tools.schema import description, func_name, signature_schemas
 
@@ -178,8 +178,11 @@ def star(*args: int) -> int:
     return len(args)
 
 
-def generator() -> Iterator[int]:
+def generator() -> int:  # type: ignore[misc]  # the annotation is what is wrong
     yield 1
+
+
+def two_contexts(one: ToolContext, two: ToolContext) -> None: ...
 
 
 def socket_taker(s: "threading.Lock") -> None:  # type: ignore[name-defined]  # noqa: F821
@@ -202,6 +205,7 @@ def opaque_result() -> Opaque:
         (positional, "by position"),
         (star, "by position"),
         (generator, "generator"),
+        (two_contexts, "one is enough"),
         (socket_taker, "cannot be resolved"),
         (opaque, "no JSON form"),
         (opaque_result, "no JSON form"),

@@ -12,11 +12,14 @@ from gateway.status import ERROR_KEY, STATUS, exception_of, metadata_of, status_
 
 TOOL_ERRORS: list[ToolError] = [
     errors.InvalidToolId("x y", "it has a space"),
+    errors.InvalidCursor("was not made here"),
     errors.ToolNotFound("math:ad", ("math:add",)),
     errors.ToolDenied("math:add"),
+    errors.EgressDenied("http://10.0.0.1/", "it is a private address"),
     errors.InvalidInput("no", details={"errors": [{"path": "/ü"}]}),
     errors.InvalidOutput("no"),
     errors.ToolFailed("ValueError: ü", details={"type": "ValueError"}, retryable=True),
+    errors.ToolUnavailable("the database", "it refuses connections", retry_after_seconds=1.5),
     errors.ToolTimeout("math:add", 1.5),
     errors.BudgetExceeded("tool_calls", 1, 2),
     errors.DeadlineExceeded(),
@@ -30,6 +33,7 @@ HOST_ERRORS: list[SandboxError] = [
     errors.SandboxLost("no"),
     errors.Busy("wasm", 1),
     errors.Closed("it"),
+    errors.MissingExtra("SQL tools", "sql"),
     errors.ProtocolError("no"),
     errors.Unauthenticated(),
     errors.ExecutionFailed("no", None),

@@ -281,7 +281,7 @@ async def test_registering_is_all_or_nothing() -> None:
     other = AsyncExec(backends={})
     other.tool(name="first")(_add)
     other.tool(_add)
-    first, taken = (other._registry.find(name) for name in ("first", "add"))
+    first, taken = (other.registry.find(name) for name in ("first", "add"))
     assert first is not None
     assert taken is not None
     with pytest.raises(InvalidRequest):

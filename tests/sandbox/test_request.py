@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gateway.context import ANYBODY
 from gateway.errors import InvalidRequest, InvalidToolId
 from runtimes.limits import DEFAULT_LIMITS, Limits
 from sandbox.request import MAX_CODE_BYTES, MAX_ENV_BYTES, MAX_FILES, Request
@@ -19,6 +20,7 @@ def request(code: Any = "1", **changes: Any) -> Request:
         "limits": None,
         "default_limits": DEFAULT_LIMITS,
         "allowed_tools": None,
+        "caller": ANYBODY,
         "env": None,
         "files": None,
     }
@@ -35,6 +37,7 @@ def request(code: Any = "1", **changes: Any) -> Request:
         ({"code": "a\ud800"}, "lone surrogate at position 1"),
         ({"language": ""}, "language must be a non-empty string, not ''"),
         ({"language": 3}, "language must be a non-empty string, not 3"),
+        ({"caller": {"role": "admin"}}, "caller must be a Caller, not dict"),
         ({"profile": "none"}, "unknown profile 'none'; there are dev, standard, hardened"),
         ({"profile": ["dev"]}, "unknown profile"),
         ({"backend": ""}, "backend must be a non-empty string"),

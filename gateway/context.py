@@ -1,0 +1,60 @@
+"""What a provider is told of the call that it answers: on whose behalf, for which execution, until when."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.base import JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """On whose behalf calls are made. The host says so, never the guest; every field may be left out.
+
+    `role` is compared with the roles of a tool; `extras` is for the host's own tools.
+    """
+
+    tenant_id: str = ""
+    user_id: str = ""
+    session_id: str = ""
+    role: str = ""
+    permissions: frozenset[str] = frozenset()
+    trace_id: str = ""
+    locale: str = ""
+    timezone: str = ""
+    extras: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+ANYBODY = Caller()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a call is: `progress` of `total` (None where nobody knows), and a line for a person."""
+
+    message: str = ""
+    progress: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """One call, as its provider sees it. `deadline` is in seconds of `time.monotonic()`, None for no deadline.
+
+    `call_index` is the position among the execution's calls. Calls of the host itself have an execution of their own.
+    """
+
+    tool_id: str = ""
+    caller: Caller = ANYBODY
+    execution_id: str = ""
+    call_index: int = 0
+    deadline: float | None = None
+    on_progress: Callable[[Progress], None] | None = None
+
+    def report(self, message: str = "", *, progress: float | None = None, total: float | None = None) -> None:
+        """Tell whoever watches the call how far it is; nobody may be watching. From any thread."""
+        if self.on_progress is not None:
+            self.on_progress(Progress(message, progress, total))
+
+    def remaining_seconds(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

@@ -1,0 +1,153 @@
+"""Streamed calls: each in a task of its own, its events read as they come."""
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Self, TypeAlias
+
+import anyio
+
+from gateway.base import JsonValue, ToolEvent, ToolEvents
+from gateway.context import Progress
+from gateway.errors import InvalidInput, ToolError
+from gateway.payload import Encoded, error_json
+
+MAX_AHEAD = 16
+"""Events that a call may be ahead of its reader; past that the tool waits, and progress is not told."""
+
+MAX_STREAMS = 32
+"""Streams that one guest may have open."""
+
+MAX_BATCH_BYTES = 1 << 20
+"""One read gives no further chunk once it has that much."""
+
+
+class _Item(NamedTuple):
+    event: ToolEvent
+    size_bytes: int
+
+
+class Feed:
+    """Where a call puts what happens: `chunk` waits for a slow reader, `progress` does not."""
+
+    def __init__(self) -> None:
+        self._send, self.items = anyio.create_memory_object_stream[_Item](MAX_AHEAD)
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    async def chunk(self, data: Encoded) -> None:
+        await self._send.send(_Item(ToolEvent("chunk", data.value), len(data.data)))
+
+    def progress(self, progress: Progress) -> None:
+        """From any thread; in the loop's own it keeps its place among the chunks."""
+        if threading.get_ident() == self._thread:
+            self._offer(progress)
+        else:
+            self._loop.call_soon_threadsafe(self._offer, progress)
+
+    async def end(self, event: ToolEvent) -> None:
+        await self._send.send(_Item(event, 0))
+
+    def close(self) -> None:
+        self._send.close()
+
+    def _offer(self, progress: Progress) -> None:
+        data = {"message": progress.message, "progress": progress.progress, "total": progress.total}
+        # The reader may be slow or gone, or the call at its end.
+        with contextlib.suppress(anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._send.send_nowait(_Item(ToolEvent("progress", data), 0))
+
+
+Streamed: TypeAlias = Callable[[Feed], Awaitable[JsonValue]]
+"""Makes the call, feeds what happens, returns the result."""
+
+
+class ToolStream:
+    """A call under way: iterate over its events, of which the last is `done` or `error`, and close it in any case."""
+
+    def __init__(self, call: Streamed) -> None:
+        self._feed = Feed()
+        self._task = asyncio.create_task(_run(call, self._feed))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ToolEvent:
+        """Raises what failed on the host's side, such as a journal; a ToolError is an event."""
+        try:
+            return (await self._feed.items.receive()).event
+        except anyio.EndOfStream:
+            if not self._task.cancelled():
+                await self._task
+            raise StopAsyncIteration from None
+
+    async def batch(self) -> list[ToolEvent]:
+        """The next events, as many as are there; none after the last."""
+        events = [event] if (event := await anext(self, None)) is not None else []
+        size_bytes = 0
+        while events and size_bytes < MAX_BATCH_BYTES:
+            try:
+                item = self._feed.items.receive_nowait()
+            except (anyio.WouldBlock, anyio.EndOfStream):
+                break
+            events.append(item.event)
+            size_bytes += item.size_bytes
+        return events
+
+    async def aclose(self) -> None:
+        """End the call, and wait until that is recorded. Idempotent."""
+        self._task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()  # nobody reads on, so nobody is told
+        self._feed.items.close()
+
+
+class Streams:
+    """The streamed calls of one guest, which asks for events when it wants them."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, ToolEvents] = {}
+        self._numbers = itertools.count(1)
+
+    def open(self, begin: Callable[[], ToolEvents]) -> int:
+        """Begin a call; its number. Raises InvalidInput when too many are open."""
+        if len(self._open) >= MAX_STREAMS:
+            raise InvalidInput(f"{MAX_STREAMS} streams are open; read one to its end, or close it")
+        number = next(self._numbers)
+        self._open[number] = begin()
+        return number
+
+    async def read(self, number: int) -> list[ToolEvent]:
+        """At least one event; the last one closes the stream. Raises InvalidInput."""
+        stream = self._open.get(number)
+        if stream is None:
+            raise InvalidInput(f"no stream {number} is open")
+        events = await stream.batch()
+        if not events or events[-1].kind in {"done", "error"}:
+            await self.close(number)
+        return events
+
+    async def close(self, number: int) -> None:
+        """End a call and forget it; nothing happens when it is not open."""
+        stream = self._open.pop(number, None)
+        if stream is not None:
+            await stream.aclose()
+
+    async def aclose(self) -> None:
+        for number in tuple(self._open):
+            await self.close(number)
+
+
+async def _run(call: Streamed, feed: Feed) -> None:
+    try:
+        try:
+            last = ToolEvent("done", await call(feed))
+        except ToolError as error:
+            last = ToolEvent("error", error=error_json(error))
+        await feed.end(last)
+    finally:
+        feed.close()

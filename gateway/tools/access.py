@@ -1,0 +1,21 @@
+"""What a call uses, for keeping the order of calls that would disturb each other."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.base import JsonValue
+from gateway.parallel import Access
+from gateway.tools.model import Tool
+
+_ARGUMENT = re.compile(r"\{(\w+)\}")
+
+
+def access_of(tool: Tool, arguments: JsonValue) -> Access:
+    """The resource that a call of `tool` uses, with the arguments that its name names filled in, and whether it writes.
+
+    A tool that does not say it is read-only writes. An argument that is missing stands as it is written.
+    """
+    given = arguments if isinstance(arguments, Mapping) else {}
+    resource = tool.resource or tool.id.namespace or tool.id.name
+    filled = _ARGUMENT.sub(lambda found: repr(given.get(found[1], found[0])), resource)
+    return Access(filled, writes=not tool.read_only)

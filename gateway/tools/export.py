@@ -1,0 +1,96 @@
+"""Tools in the form in which others list them: MCP servers, and the function calling of model providers."""
+
+import hashlib
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from gateway.base import JsonValue
+from gateway.errors import InvalidRequest
+from gateway.tools.model import ToolSpec
+from gateway.tools.registry import RegisteredTool
+
+ExportFormat: TypeAlias = Literal["mcp", "openai", "anthropic"]
+
+_OTHERS = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_NAME = 64
+"""Of the three formats, OpenAI's allows the least, in characters; all of them allow letters, digits, _ and -."""
+_HASH_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """`tools` as the format has them, and the ids that their names stand for."""
+
+    tools: tuple[dict[str, JsonValue], ...]
+    ids: Mapping[str, str]
+
+
+def export(tools: Iterable[RegisteredTool], form: ExportFormat) -> Exported:
+    """These tools, such as `registry.page(...).items` or those of `registry.tools()` that a role may use.
+
+    None of the formats allows a colon in a name: `crm:lookup` becomes `crm__lookup`. Names that are too long, or would
+    be the same as another's, end in a hash of the id. Raises InvalidRequest for an unknown format.
+    """
+    shape = _SHAPES.get(form)
+    if shape is None:
+        raise InvalidRequest(f"unknown format {form!r}; use {', '.join(_SHAPES)}")
+    named: dict[str, RegisteredTool] = {}
+    for tool in tools:
+        named[_name(tool.address, named)] = tool
+    return Exported(
+        tuple(shape(name, tool.tool) for name, tool in named.items()), {name: tool.id for name, tool in named.items()}
+    )
+
+
+def mcp_tool(spec: ToolSpec, name: str | None = None) -> dict[str, JsonValue]:
+    """As MCP's `tools/list` has it; what MCP has no field for is under `_meta`. `name` None is the tool's own name."""
+    hints = {
+        "readOnlyHint": spec.read_only,
+        "destructiveHint": spec.destructive,
+        "idempotentHint": spec.idempotent,
+        "openWorldHint": spec.open_world,
+    }
+    more: dict[str, JsonValue] = {"toolexec/id": str(spec.id), "toolexec/tags": list(spec.tags)}
+    output = spec.output_schema or {}
+    if output.get("type") != "object":
+        more |= {"toolexec/outputSchema": output} if output else {}
+        output = {}  # MCP knows results that are objects only
+    fields = {
+        "title": spec.title,
+        "description": spec.description,
+        "outputSchema": output,
+        "annotations": {hint: value for hint, value in hints.items() if value is not None},
+    }
+    given = {field: value for field, value in fields.items() if value}
+    return {"name": name or spec.id.name, "inputSchema": _input(spec), **given, "_meta": more}
+
+
+def _openai(name: str, spec: ToolSpec) -> dict[str, JsonValue]:
+    function = {"name": name, "description": spec.description, "parameters": _input(spec)}
+    return {"type": "function", "function": function}
+
+
+def _anthropic(name: str, spec: ToolSpec) -> dict[str, JsonValue]:
+    return {"name": name, "description": spec.description, "input_schema": _input(spec)}
+
+
+_SHAPES: Mapping[str, Callable[[str, ToolSpec], dict[str, JsonValue]]] = {
+    "mcp": lambda name, spec: mcp_tool(spec, name),
+    "openai": _openai,
+    "anthropic": _anthropic,
+}
+
+
+def _input(spec: ToolSpec) -> dict[str, Any]:
+    return {"type": "object", **spec.input_schema}
+
+
+def _name(address: str, taken: Container[str]) -> str:
+    plain = name = _OTHERS.sub("_", address.replace(":", "__"))
+    mark = address
+    while len(name) > _MAX_NAME or name in taken:
+        mark = hashlib.sha256(mark.encode()).hexdigest()
+        name = f"{plain[: _MAX_NAME - _HASH_DIGITS - 1]}_{mark[:_HASH_DIGITS]}"
+    return name

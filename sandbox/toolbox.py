@@ -1,0 +1,201 @@
+"""The tools of one `AsyncExec`: registering them, and calling and finding them from the host."""
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, Unpack, overload
+from uuid import uuid4
+
+import anyio
+
+from gateway.base import (
+    CallOutcome,
+    ChainResult,
+    ChainStep,
+    DetailLevel,
+    Gateway,
+    JsonValue,
+    ParallelCall,
+    ToolEvent,
+    ToolPage,
+    ToolSummary,
+)
+from gateway.context import ANYBODY, Caller
+from gateway.errors import Closed
+from gateway.grant import Grant
+from gateway.providers.base import Provider
+from gateway.providers.function import ToolOptions, function_tool
+from gateway.tools.model import Tool
+from gateway.tools.registry import ToolRegistry
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+CLOSE_SECONDS = 10.0
+"""How long one provider may take to close."""
+
+
+class OpenGateway(Protocol):
+    """Makes a gateway with the rights of a grant."""
+
+    def __call__(self, grant: Grant, /) -> Gateway: ...
+
+
+_log = logging.getLogger(__name__)
+
+
+class Toolbox:
+    """What an `AsyncExec` does with tools. Calls of the host are validated and recorded like a guest's.
+
+    Wherever a `caller` can be given, it decides which tools there are, by their roles, and providers see it.
+    """
+
+    def __init__(self, registry: ToolRegistry, gateway: "OpenGateway") -> None:
+        self.registry = registry
+        """The tools: to remove, enable, disable and watch them."""
+        self._open_gateway = gateway
+        self._closed = False
+
+    @overload
+    def tool(self, function: Function, /) -> Function: ...
+
+    @overload
+    def tool(self, function: None = None, /, **options: Unpack[ToolOptions]) -> Callable[[Function], Function]: ...
+
+    def tool(self, function: Any = None, /, **options: Any) -> Any:
+        """Register a function as a tool; a decorator, with or without options.
+
+        The function may be sync, async, or a generator, whose chunks are streamed. Its name, description and schemas
+        come from its name, docstring and annotations; a parameter annotated `ToolContext` gets the call's context.
+        Returns the function unchanged. Raises InvalidRequest when the signature cannot be a tool's or the id is taken.
+        """
+        if function is None:
+            return partial(self.tool, **options)
+        self.register(function_tool(function, **options))
+        return function
+
+    def register(self, *tools: Tool) -> None:
+        """Add tools, all or none. Raise InvalidRequest or InvalidToolId."""
+        self.registry.register_all(tools)
+
+    def unregister(self, *tool_ids: str) -> None:
+        """Remove tools; calls under way go on. Raise InvalidToolId or ToolNotFound."""
+        for tool_id in tool_ids:
+            self.registry.unregister(tool_id)
+
+    async def run_tool(
+        self,
+        tool_id: str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        caller: Caller = ANYBODY,
+        timeout_seconds: float | None = None,
+    ) -> JsonValue:
+        """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError."""
+        return await self._gateway(caller).run_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
+
+    async def stream_tool(
+        self,
+        tool_id: str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        caller: Caller = ANYBODY,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[ToolEvent, None]:
+        """Call one tool and yield what happens as it happens; the last event is `done` or `error`.
+
+        `timeout_seconds` bounds each wait for the tool. Leaving the loop early ends the call.
+        """
+        events = self._gateway(caller).stream_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def run_chain(
+        self, steps: Sequence[ChainStep], *, caller: Caller = ANYBODY, timeout_seconds: float | None = None
+    ) -> ChainResult:
+        """Call tools one after another; a step may take arguments from earlier results."""
+        return await self._gateway(caller).run_chain(steps, timeout_seconds=timeout_seconds)
+
+    async def run_parallel(
+        self,
+        calls: Sequence[ParallelCall],
+        *,
+        caller: Caller = ANYBODY,
+        max_concurrent: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> tuple[CallOutcome, ...]:
+        """Call tools at once; outcomes come in the order of the calls, and so do writes to one resource."""
+        return await self._gateway(caller).run_parallel(
+            calls, max_concurrent=max_concurrent, timeout_seconds=timeout_seconds
+        )
+
+    async def search_tools(
+        self,
+        query: str,
+        limit: int = 10,
+        *,
+        namespace: str | None = None,
+        tags: Sequence[str] = (),
+        caller: Caller = ANYBODY,
+    ) -> tuple[ToolSummary, ...]:
+        """The tools that fit the words of `query` best; an empty query lists them by id."""
+        return await self._gateway(caller).search_tools(query, limit, namespace=namespace, tags=tags)
+
+    async def list_tools(
+        self,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        query: str = "",
+        namespace: str | None = None,
+        tags: Sequence[str] = (),
+        caller: Caller = ANYBODY,
+    ) -> ToolPage:
+        """The tools by id, or the best fits for `query` first, page by page; `cursor` is that of the page before.
+
+        Raises InvalidCursor.
+        """
+        return await self._gateway(caller).list_tools(limit, cursor, query=query, namespace=namespace, tags=tags)
+
+    async def describe_tool(
+        self, tool_id: str, level: DetailLevel = "summary", *, caller: Caller = ANYBODY
+    ) -> dict[str, JsonValue]:
+        """What a tool is for and how to call it: `summary`, `schema` or `full`."""
+        return await self._gateway(caller).describe_tool(tool_id, level)
+
+    async def list_namespaces(self, *, caller: Caller = ANYBODY) -> tuple[str, ...]:
+        """The namespaces of the tools, sorted; the empty one stands for tools without."""
+        return await self._gateway(caller).list_namespaces()
+
+    async def list_tool_examples(
+        self, tool_id: str, limit: int = 5, *, caller: Caller = ANYBODY
+    ) -> tuple[dict[str, JsonValue], ...]:
+        """Worked examples of calls to a tool."""
+        return await self._gateway(caller).list_tool_examples(tool_id, limit)
+
+    async def check_tool(self, tool_id: str) -> None:
+        """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
+        await self.registry.resolve(tool_id).tool.provider.health()
+
+    async def _close_tools(self) -> None:
+        """Close every provider, each once, and at the same time."""
+        providers = {id(tool.tool.provider): tool.tool.provider for tool in self.registry.tools()}
+        async with anyio.create_task_group() as closing:
+            for provider in providers.values():
+                closing.start_soon(_close, provider)
+
+    def _gateway(self, caller: Caller) -> Gateway:
+        """The host's own gateway: no budget, recorded under an id of its own."""
+        if self._closed:
+            raise Closed("Exec")
+        return self._open_gateway(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+
+
+async def _close(provider: Provider) -> None:
+    try:
+        with anyio.fail_after(CLOSE_SECONDS):
+            await provider.aclose()
+    except Exception:  # noqa: BLE001 - one that cannot be closed must not keep the others open
+        _log.exception("a provider of class %s could not be closed", type(provider).__name__)

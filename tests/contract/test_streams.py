@@ -1,0 +1,187 @@
+"""Streamed calls from inside: events as they come, always with a last one, and nothing left when the guest stops."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from sandbox import Exec, Outcome, ToolContext
+from sandbox.result import ToolCall
+from tests.contract.conftest import Run
+
+READ = {
+    "sync": "events = list(tools.stream_tool({call}))\nevents",
+    "async": "events = [event async for event in tools.aio.stream_tool({call})]\nevents",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def streaming_tools(shared_exec: Exec) -> None:
+    for function in (count, spell, endless):
+        shared_exec.tool(namespace="stream")(function)
+
+
+async def count(to: int, context: ToolContext, fail_at: int = -1) -> AsyncIterator[int]:
+    """Count, and say so."""
+    for number in range(to):
+        context.report(f"at {number}", progress=number, total=to)
+        if number == fail_at:
+            raise ValueError(f"no {number}")
+        yield number
+
+
+def spell(text: str) -> Iterator[str]:
+    """Letter by letter, from a worker thread."""
+    yield from text
+
+
+async def endless() -> AsyncIterator[str]:
+    """Never stops by itself."""
+    while True:
+        yield "x" * 100_000
+        await anyio.lowlevel.checkpoint()
+
+
+def statuses(calls: tuple[ToolCall, ...]) -> list[str]:
+    return [str(call.status) for call in calls]
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_chunks_and_progress_come_before_done(run: Run, how: str) -> None:
+    result = run(READ[how].format(call="'stream:count', {'to': 3}"))
+    events = result.value
+    assert [event["data"] for event in events if event["kind"] == "chunk"] == [0, 1, 2]
+    assert events[-1] == {"kind": "done", "data": None, "error": None}
+    told = [event["data"] for event in events if event["kind"] == "progress"]
+    assert {"message": "at 0", "progress": 0, "total": 3} in told
+    assert [(call.tool_id, call.via, call.result) for call in result.tool_calls] == [
+        ("stream:count", "stream_tool", [0, 1, 2])
+    ]
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_failure_in_the_middle_is_the_last_event(run: Run, how: str) -> None:
+    result = run(READ[how].format(call="'stream:count', {'to': 9, 'fail_at': 2}"))
+    assert [event["data"] for event in result.value if event["kind"] == "chunk"] == [0, 1]
+    last = result.value[-1]
+    assert (last["kind"], last["error"]["code"], last["error"]["message"]) == (
+        "error",
+        "tool_failed",
+        "ValueError: no 2",
+    )
+    assert statuses(result.tool_calls) == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("'stream:nothing'", "tool_not_found"),
+        ("'stream:count', {'to': 'many'}", "invalid_input"),
+        ("'no id at all'", "invalid_tool_id"),
+    ],
+)
+def test_a_refusal_is_an_event_too(run: Run, call: str, code: str) -> None:
+    result = run(READ["sync"].format(call=call))
+    assert [event["kind"] for event in result.value] == ["error"]
+    assert result.value[0]["error"]["code"] == code
+    assert len(result.tool_calls) == 1
+
+
+def test_any_tool_can_be_streamed_and_a_stream_can_be_called(run: Run) -> None:
+    result = run("[list(tools.stream_tool('demo:add', {'a': 1})), tools.stream.spell(text='abc')]")
+    assert result.value == [[{"kind": "done", "data": 11, "error": None}], ["a", "b", "c"]]
+
+
+def test_leaving_the_loop_ends_the_call(run: Run) -> None:
+    result = run("for event in tools.stream_tool('stream:endless'):\n    break\ntools.demo.add(a=1)")
+    assert (result.outcome, result.value) == (Outcome.COMPLETED, 11)
+    assert statuses(result.tool_calls) == ["cancelled", "completed"]
+
+
+def test_a_stream_left_open_ends_with_the_execution(run: Run) -> None:
+    result = run("stream = tools.stream_tool('stream:endless')\nnext(stream)['kind']")
+    assert (result.outcome, result.value) == (Outcome.COMPLETED, "chunk")
+    assert statuses(result.tool_calls) == ["cancelled"]
+
+
+def test_streams_are_read_side_by_side(run: Run) -> None:
+    result = run(
+        "import asyncio\n"
+        "async def read(n):\n"
+        "    events = tools.aio.stream_tool('stream:count', {'to': n})\n"
+        "    return [event['data'] async for event in events if event['kind'] == 'chunk']\n"
+        "await asyncio.gather(*(read(n) for n in range(5)))"
+    )
+    assert result.value == [list(range(n)) for n in range(5)]
+
+
+def test_a_guest_has_so_many_streams_and_no_more(run: Run) -> None:
+    result = run(
+        "streams = [tools.stream_tool('stream:endless') for _ in range(33)]\n"
+        "for stream in streams[:32]: next(stream)\n"
+        "try:\n    next(streams[32])\nexcept tools.ToolError as error:\n    print(error.code, error.message)\n"
+        "streams[0].close()\nnext(tools.stream_tool('demo:add', {'a': 2}))['data']"
+    )
+    assert result.stdout == "invalid_input 32 streams are open; read one to its end, or close it\n"
+    assert result.value == 12
+
+
+def test_a_chunk_may_be_as_large_as_a_result_and_a_stream_larger(run: Run) -> None:
+    result = run(
+        "size = 0\n"
+        "for event in tools.stream_tool('stream:endless'):\n"
+        "    size += len(event['data'])\n"
+        "    if size > 10_000_000: break\n"
+        "size"
+    )
+    assert result.value == 10_100_000
+
+
+def test_a_stream_counts_as_one_call(run: Run) -> None:
+    code = "[list(tools.stream_tool('stream:count', {'to': 50}))[-1] for _ in range(3)]"
+    result = run(code, limits={"tool_calls": 2})
+    assert [event["kind"] for event in result.value] == ["done", "done", "error"]
+    assert result.value[2]["error"]["code"] == "budget_exceeded"
+
+
+def test_steps_take_arguments_from_any_earlier_result(run: Run) -> None:
+    result = run(
+        "tools.run_chain([\n"
+        "    ('demo:echo', {'value': {'n': [5, 7]}}),\n"
+        "    {'tool_id': 'demo:add', 'mapping': {'a': '/previous/n/0'}, 'arguments': {'b': 1}},\n"
+        "    {'tool_id': 'demo:add', 'mapping': {'a': '/previous', 'b': '/steps/0/n/1'}},\n"
+        "])['value']"
+    )
+    assert result.value == 13
+
+
+def test_every_shape_of_call_has_a_bound_of_its_own(run: Run) -> None:
+    result = run(
+        "def code(error): return error and error['code']\n"
+        "try:\n    tools.run_tool('demo:wait', timeout_seconds=0.1)\nexcept tools.ToolError as e:\n    print(e.code)\n"
+        "chain = tools.run_chain([('demo:wait', {}), ('demo:add', {'a': 1})], timeout_seconds=0.1)\n"
+        "slow = {'tool_id': 'demo:wait', 'timeout_seconds': 0.1, 'stop_on_error': False}\n"
+        "step = tools.run_chain([slow, ('demo:add', {'a': 1})])\n"
+        "batch = tools.run_parallel([('demo:wait', {}), ('demo_plain', {})], timeout_seconds=0.1)\n"
+        "events = list(tools.stream_tool('demo:wait', timeout_seconds=0.1))\n"
+        "[[[s['ok'], s['skipped'], code(s['error'])] for s in chain['steps']], step['value'],\n"
+        " [code(c['error']) for c in batch], code(events[-1]['error'])]"
+    )
+    assert result.stdout == "timeout\n"
+    assert result.value == [[[False, False, "timeout"], [False, True, None]], 11, ["timeout", None], "timeout"]
+
+
+def test_tools_are_listed_page_by_page(run: Run) -> None:
+    result = run(
+        "found, cursor = [], None\n"
+        "while True:\n"
+        "    page = tools.list_tools(3, cursor, namespace='stream')\n"
+        "    found += [tool['id'] for tool in page['tools']]\n"
+        "    cursor = page['cursor']\n"
+        "    if cursor is None: break\n"
+        "try:\n    tools.list_tools(cursor='forged')\nexcept tools.ToolError as error:\n    print(error.code)\n"
+        "found"
+    )
+    assert result.value == ["stream:count", "stream:endless", "stream:spell"]
+    assert result.stdout == "invalid_cursor\n"
