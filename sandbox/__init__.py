@@ -20,7 +20,8 @@ from gateway.errors import (
     SandboxLost,
     ToolError,
 )
-from gateway.tools.model import Tool, ToolExample
+from gateway.sources import Offer, SourceReport, ToolSource
+from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
@@ -46,18 +47,22 @@ __all__ = [
     "InvalidRequest",
     "Limits",
     "MissingExtra",
+    "Offer",
     "Outcome",
     "ParallelCall",
     "PolicyDenied",
     "Progress",
     "SandboxError",
     "SandboxLost",
+    "SourceReport",
     "Tool",
     "ToolCall",
     "ToolContext",
     "ToolError",
     "ToolEvent",
     "ToolExample",
+    "ToolId",
     "ToolPage",
+    "ToolSource",
     "ToolSummary",
 ]

@@ -1,6 +1,7 @@
 """`AsyncExec`, the facade: builds the parts once, passes requests on, decides nothing. `Exec` in sync.py mirrors it."""
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -14,6 +15,7 @@ from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
 from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
+from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
@@ -22,6 +24,8 @@ from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
 from sandbox.toolbox import Toolbox
+
+_log = logging.getLogger(__name__)
 
 
 class AsyncExec(Toolbox):
@@ -74,6 +78,7 @@ class AsyncExec(Toolbox):
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
+        self._sources: Sources | None = None
 
     async def execute_code(
         self,
@@ -152,6 +157,30 @@ class AsyncExec(Toolbox):
         finally:
             await running.aclose()
 
+    async def connect(self, *sources: ToolSource) -> tuple[SourceReport, ...]:
+        """Open sources, such as an MCP server, and register their tools; follow their changes until `disconnect`.
+
+        When one fails, those before it are removed again. Raises InvalidRequest when a name is taken, ToolUnavailable
+        when one does not answer in time, and what else a source raises as it opens.
+        """
+        return await (await self._connected()).add(*sources)
+
+    async def disconnect(self, name: str) -> None:
+        """Take the tools of a source away and close it. Raises InvalidRequest, ExceptionGroup when closing failed."""
+        await (await self._connected()).remove(name)
+
+    async def refresh(self, name: str | None = None) -> tuple[SourceReport, ...]:
+        """Ask one source, or all, what they offer now; one that fails keeps its tools, and its report says why."""
+        return await (await self._connected()).refresh(name)
+
+    async def sources(self) -> tuple[SourceReport, ...]:
+        """What each connected source has brought, and what went wrong last."""
+        return (await self._connected()).reports()
+
+    async def check_sources(self) -> dict[str, str]:
+        """What is wrong with each connected source now, by its name; empty when nothing is."""
+        return await (await self._connected()).health()
+
     async def probe(self) -> dict[str, Capabilities]:
         """What each backend can do on this host, found out anew."""
         await self._open()
@@ -162,6 +191,8 @@ class AsyncExec(Toolbox):
         if self._closed:
             return
         self._closed = True
+        if self._sources is not None:
+            await _quietly(self._sources.aclose())
         if self._service is not None:
             self._service.cancel()
             await asyncio.wait([self._service])
@@ -187,6 +218,12 @@ class AsyncExec(Toolbox):
             **rest,
         )
 
+    async def _connected(self) -> Sources:
+        tasks = await self._open()
+        if self._sources is None:
+            self._sources = Sources(self.registry, tasks)
+        return self._sources
+
     async def _open(self) -> TaskGroup:
         """Start the runtime on first use; it lives in a task of its own until `aclose`."""
         if self._closed:
@@ -210,6 +247,13 @@ class AsyncExec(Toolbox):
         if self._service is not None and self._service.done():
             raise Closed("Exec") from (None if self._service.cancelled() else self._service.exception())
         return tasks
+
+
+async def _quietly(closing: Awaitable[None]) -> None:
+    try:
+        await closing
+    except ExceptionGroup:
+        _log.exception("a source did not close cleanly")
 
 
 def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]") -> None:

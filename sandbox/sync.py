@@ -24,6 +24,7 @@ from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
 from gateway.journal.base import Journal
 from gateway.providers.function import ToolOptions
+from gateway.sources import SourceReport, ToolSource
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
@@ -223,6 +224,21 @@ class Exec:
 
     def check_tool(self, tool_id: str) -> None:
         self._call(self._exec.check_tool, tool_id)
+
+    def connect(self, *sources: ToolSource) -> tuple[SourceReport, ...]:
+        return self._call(self._exec.connect, *sources)
+
+    def disconnect(self, name: str) -> None:
+        self._call(self._exec.disconnect, name)
+
+    def refresh(self, name: str | None = None) -> tuple[SourceReport, ...]:
+        return self._call(self._exec.refresh, name)
+
+    def sources(self) -> tuple[SourceReport, ...]:
+        return self._call(self._exec.sources)
+
+    def check_sources(self) -> dict[str, str]:
+        return self._call(self._exec.check_sources)
 
     def probe(self) -> dict[str, Capabilities]:
         return self._call(self._exec.probe)

@@ -200,7 +200,7 @@ class MariaDB(Engine):
         return [_program("mariadbd"), "--no-defaults", *(f"--{name}={value}" for name, value in settings.items())]
 
     def is_ready(self) -> bool:
-        return _answers(self.port, b"")  # it greets first, once it has read its init file
+        return answers(self.port, b"")  # it greets first, once it has read its init file
 
 
 class Redis(Engine):
@@ -219,29 +219,29 @@ class Redis(Engine):
         return [_program("redis-server"), *network, "--requirepass", PASSWORD, "--save", "", "--appendonly", "no"]
 
     def is_ready(self) -> bool:
-        return _answers(self.port, b"PING\r\n")
+        return answers(self.port, b"PING\r\n")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    with _running(Postgres) as server:
+    with running(Postgres) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
-    with _running(MariaDB) as server:
+    with running(MariaDB) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[Redis]:
-    with _running(Redis) as server:
+    with running(Redis) as server:
         yield server
 
 
 @contextlib.contextmanager
-def _running(kind: type[_E]) -> Iterator[_E]:
+def running(kind: type[_E]) -> Iterator[_E]:
     program = kind.missing()
     if program:
         require(kind.name, f"{program} is not installed; .ci/services installs it")
@@ -300,7 +300,7 @@ def _free_port() -> int:
     return port
 
 
-def _answers(port: int, question: bytes) -> bool:
+def answers(port: int, question: bytes) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(question)

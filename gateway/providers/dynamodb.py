@@ -1,0 +1,153 @@
+"""Amazon DynamoDB tables as tools: the six operations on items, batches and transactions."""
+
+import copy
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from gateway.base import JsonValue
+from gateway.context import ToolContext
+from gateway.errors import InvalidRequest, MissingExtra
+from gateway.providers._dynamodb_operations import OPERATIONS, Operation
+from gateway.tools.model import Tool, ToolId
+
+Secret = str | Callable[[], str]
+
+MAX_ATTEMPTS = 3
+"""How often one request is tried while DynamoDB throttles or fails, in the client itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamoDbSettings:
+    """Where DynamoDB is and who asks. Without keys the client looks for them as every AWS program does.
+
+    `endpoint_url` is for DynamoDB elsewhere than at AWS. Keys may be functions; they are asked when it connects.
+    """
+
+    region: str = "us-west-2"
+    endpoint_url: str | None = None
+    access_key_id: Secret | None = field(default=None, repr=False)
+    secret_access_key: Secret | None = field(default=None, repr=False)
+    session_token: Secret | None = field(default=None, repr=False)
+    connect_timeout_seconds: float = 5.0
+    read_timeout_seconds: float = 30.0
+    max_connections: int = 10
+
+    def __post_init__(self) -> None:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise InvalidRequest("access_key_id and secret_access_key come together; give both or neither")
+        for name in ("connect_timeout_seconds", "read_timeout_seconds", "max_connections"):
+            if not getattr(self, name) > 0:
+                raise InvalidRequest(f"{name} must be above 0, not {getattr(self, name)}")
+
+
+class DynamoDb:
+    """One client, connected when it is first used, for any number of tools."""
+
+    def __init__(self, settings: DynamoDbSettings | None = None, /, **options: Any) -> None:
+        if settings is not None and options:
+            raise InvalidRequest("give DynamoDbSettings or its fields, not both")
+        self.settings = settings or DynamoDbSettings(**options)
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._opening = anyio.Lock()
+
+    def tool(self, tool_id: str, operation: str, table: str, **options: Any) -> Tool:
+        """A tool that does one operation on one table.
+
+        `operation` is one of those in `OPERATIONS`; `options` are other fields of `Tool`. Transactions, too, stay in
+        their table. Raises InvalidRequest, InvalidToolId.
+        """
+        kind = OPERATIONS.get(operation)
+        if kind is None:
+            raise InvalidRequest(f"unknown operation {operation!r}; there are {', '.join(OPERATIONS)}")
+        fields: dict[str, Any] = {
+            "description": kind.description.format(table=table),
+            "read_only": kind.read_only,
+            "idempotent": kind.idempotent,
+            "destructive": kind.destructive,
+            "open_world": False,
+            "resource": f"dynamodb/{table}",
+        }
+        return Tool(
+            id=ToolId.parse(tool_id),
+            provider=DynamoDbProvider(self, kind, table),
+            input_schema=copy.deepcopy(kind.input_schema),
+            output_schema=copy.deepcopy(kind.output_schema),
+            **(fields | options),
+        )
+
+    def tools(self, table: str, *, namespace: str = "", read_only: bool = True) -> tuple[Tool, ...]:
+        """A tool for each operation on one table, named after it; only those that read, unless `read_only` is False."""
+        kinds = (name for name, kind in OPERATIONS.items() if kind.read_only or not read_only)
+        space = namespace or table
+        return tuple(self.tool(f"{space}:{name}", name, table) for name in kinds)
+
+    async def client(self) -> Any:
+        """The client, connected. Raises MissingExtra."""
+        async with self._opening:
+            if self._client is None:
+                self._client = await self._stack.enter_async_context(self._new_client())
+        return self._client
+
+    async def aclose(self) -> None:
+        async with self._opening:
+            self._client = None
+            await self._stack.aclose()
+
+    def _new_client(self) -> Any:
+        try:
+            from aiobotocore.config import AioConfig  # noqa: PLC0415 - the extra, and half a second
+            from aiobotocore.session import get_session  # noqa: PLC0415
+        except ImportError as exc:
+            raise MissingExtra("DynamoDB tools", "dynamodb") from exc
+        settings = self.settings
+        config = AioConfig(
+            connect_timeout=settings.connect_timeout_seconds,
+            read_timeout=settings.read_timeout_seconds,
+            max_pool_connections=settings.max_connections,
+            retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        )
+        return get_session().create_client(
+            "dynamodb",
+            region_name=settings.region,
+            endpoint_url=settings.endpoint_url,
+            aws_access_key_id=_told(settings.access_key_id),
+            aws_secret_access_key=_told(settings.secret_access_key),
+            aws_session_token=_told(settings.session_token),
+            config=config,
+        )
+
+
+class DynamoDbProvider:
+    """One operation on one table."""
+
+    def __init__(self, database: DynamoDb, operation: Operation, table: str) -> None:
+        self._database = database
+        self._operation = operation
+        self._table = table
+
+    async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
+        del context
+        return await self._asked(lambda client: self._operation.run(client, self._table, arguments))
+
+    async def health(self) -> None:
+        """Describe the table."""
+        await self._asked(lambda client: client.describe_table(TableName=self._table))
+
+    async def aclose(self) -> None:
+        await self._database.aclose()
+
+    async def _asked(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+        client = await self._database.client()
+        from gateway.providers._dynamodb_errors import translated  # noqa: PLC0415 - needs botocore, which is there now
+
+        with translated(f"DynamoDB table {self._table!r}"):
+            return await ask(client)
+
+
+def _told(secret: Secret | None) -> str | None:
+    return secret() if callable(secret) else secret

@@ -1,0 +1,297 @@
+"""DynamoDB tables as tools, on two servers that speak it."""
+
+import base64
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.context import ToolContext
+from gateway.errors import InvalidInput, InvalidRequest, ToolFailed, ToolUnavailable
+from gateway.providers._dynamodb_operations import OPERATIONS
+from gateway.providers._dynamodb_values import attribute_of, value_of
+from gateway.providers.dynamodb import DynamoDb
+from gateway.runner import Runner
+from gateway.tools.registry import ToolRegistry
+from tests.dynamodb_servers import DynamoDbServer, Ministack, dynamodb_server
+
+__all__ = ["dynamodb_server"]
+
+pytestmark = pytest.mark.anyio
+
+KEYS = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
+_names = itertools.count(1)
+
+
+class Table:
+    """A new table with partition key `pk` (text) and sort key `sk` (number), and all its tools."""
+
+    def __init__(self, database: DynamoDb, name: str) -> None:
+        self.name = name
+        self.database = database
+        self._registry = ToolRegistry(database.tools(name, namespace="t", read_only=False))
+        self._runner = Runner(self._registry)
+
+    async def __call__(self, operation: str, **arguments: Any) -> Any:
+        tool = self._registry.resolve(f"t:{operation}")
+        return await self._runner.run(tool, arguments, ToolContext(), timeout_seconds=None)
+
+    async def fill(self, count: int, **more: Any) -> None:
+        for start in range(0, count, 25):
+            numbers = range(start, min(count, start + 25))
+            await self("batch_write", put=[{"pk": "a", "sk": number, **more} for number in numbers])
+
+
+@pytest.fixture
+async def table(dynamodb_server: DynamoDbServer) -> AsyncIterator[Table]:
+    database = DynamoDb(endpoint_url=dynamodb_server.url, **KEYS)
+    name = f"table{next(_names)}"
+    client = await database.client()
+    await client.create_table(
+        TableName=name,
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        AttributeDefinitions=[
+            {"AttributeName": "pk", "AttributeType": "S"},
+            {"AttributeName": "sk", "AttributeType": "N"},
+        ],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    yield Table(database, name)
+    await database.aclose()
+    await database.aclose()
+
+
+async def test_an_item_goes_in_and_comes_out_as_it_was(table: Table) -> None:
+    item = {
+        "pk": "ä 😀",
+        "sk": 1,
+        "null": None,
+        "yes": True,
+        "float": 1.5,
+        "large": 10**37 + 1,
+        "exact": {"$number": "1.1000000000000000000000000000000000001"},
+        "bytes": {"$bytes": base64.b64encode(b"\0\xff").decode()},
+        "texts": {"$set": ["a", "b"]},
+        "numbers": {"$set": [1, 2.5]},
+        "nested": {"list": [1, {"deep": [None, "x"]}], "empty": {}, "none": []},
+    }
+    assert await table("put_item", item=item) == {"old": None}
+    assert await table("get_item", key={"pk": "ä 😀", "sk": 1}, consistent=True) == {"item": item}
+    assert await table("get_item", key={"pk": "nobody", "sk": 1}) == {"item": None}
+
+
+async def test_put_update_and_delete_tell_what_there_was(table: Table) -> None:
+    key = {"pk": "a", "sk": 1}
+    await table("put_item", item={**key, "n": 1})
+    assert await table("put_item", item={**key, "n": 2}) == {"old": {**key, "n": 1}}
+    changed = await table("update_item", key=key, update="SET #n = #n + :one", names={"#n": "n"}, values={":one": 1})
+    assert changed == {"item": {**key, "n": 3}}
+    assert await table("delete_item", key=key) == {"old": {**key, "n": 3}}
+    assert await table("delete_item", key=key) == {"old": None}
+
+
+async def test_a_condition_that_does_not_hold_is_final(table: Table) -> None:
+    key = {"pk": "a", "sk": 1}
+    await table("put_item", item=key, condition="attribute_not_exists(pk)")
+    with pytest.raises(ToolFailed, match="ConditionalCheckFailed") as caught:
+        await table("put_item", item=key, condition="attribute_not_exists(pk)")
+    assert caught.value.retryable is False
+    assert caught.value.details["type"] == "ConditionalCheckFailedException"
+
+
+async def test_a_query_is_read_page_by_page_in_order(table: Table) -> None:
+    await table.fill(60)
+    asked: dict[str, Any] = {"key_condition": "pk = :p", "values": {":p": "a"}, "limit": 25}
+    first = await table("query", **asked)
+    second = await table("query", **asked, start_key=first["next_key"])
+    third = await table("query", **asked, start_key=second["next_key"])
+    assert [item["sk"] for page in (first, second, third) for item in page["items"]] == list(range(60))
+    assert (first["count"], third["count"]) == (25, 10)
+    assert third["next_key"] is None
+    backwards = await table("query", **(asked | {"ascending": False, "limit": 2}))
+    assert [item["sk"] for item in backwards["items"]] == [59, 58]
+
+
+async def test_a_filter_does_not_cost_items_or_end_the_list(table: Table) -> None:
+    await table.fill(50)
+    found: list[int] = []
+    start_key = None
+    for _ in range(20):
+        page = await table(
+            "scan", filter="sk >= :n", values={":n": 40}, limit=5, **({"start_key": start_key} if start_key else {})
+        )
+        found += [item["sk"] for item in page["items"]]
+        assert page["count"] <= 5
+        start_key = page["next_key"]
+        if start_key is None:
+            break
+    assert found == list(range(40, 50))
+
+
+async def test_a_projection_gives_what_was_asked_for(table: Table) -> None:
+    await table("put_item", item={"pk": "a", "sk": 1, "name": "n", "other": 2})
+    page = await table("scan", attributes="pk, #n", names={"#n": "name"})
+    assert page["items"] == [{"pk": "a", "name": "n"}]
+
+
+async def test_a_batch_reads_in_the_order_of_its_keys(table: Table) -> None:
+    await table.fill(30)
+    keys = [{"pk": "a", "sk": number} for number in (7, 3, 99, 11)]
+    found = await table("batch_get", keys=keys)
+    assert [item and item["sk"] for item in found["items"]] == [7, 3, None, 11]
+
+
+async def test_a_batch_of_26_writes_is_refused_before_anything_is_sent(table: Table) -> None:
+    items = [{"pk": "a", "sk": number} for number in range(26)]
+    with pytest.raises(InvalidInput, match="1 to 25 entries, not 26"):
+        await table("batch_write", put=items)
+    with pytest.raises(InvalidInput, match="not 0"):
+        await table("batch_write")
+    assert (await table("scan"))["count"] == 0
+    assert await table("batch_write", put=items[:20], delete=[{"pk": "b", "sk": 1}]) == {"written": 21}
+
+
+async def test_a_transaction_is_all_or_nothing(table: Table) -> None:
+    await table("put_item", item={"pk": "a", "sk": 1, "n": 10})
+    steps: list[Any] = [
+        {"action": "update", "key": {"pk": "a", "sk": 1}, "update": "SET n = n - :x", "values": {":x": 4}},
+        {"action": "put", "item": {"pk": "b", "sk": 1, "n": 4}, "condition": "attribute_not_exists(pk)"},
+    ]
+    assert await table("transact_write", steps=steps) == {"written": 2}
+    with pytest.raises(ToolFailed) as caught:
+        await table("transact_write", steps=steps)
+    assert caught.value.details["type"] == "TransactionCanceledException"
+    assert "ConditionalCheckFailed" in caught.value.details["reasons"]
+    assert caught.value.retryable is False
+    found = await table("transact_get", keys=[{"pk": "a", "sk": 1}, {"pk": "b", "sk": 1}, {"pk": "c", "sk": 1}])
+    assert [item and item["n"] for item in found["items"]] == [6, 4, None]
+    check = {"action": "check", "key": {"pk": "b", "sk": 1}, "condition": "n = :n", "values": {":n": 4}}
+    assert await table("transact_write", steps=[check, {"action": "delete", "key": {"pk": "a", "sk": 1}}]) == {
+        "written": 1
+    }
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"action": "put", "key": {"pk": "a"}},
+        {"action": "erase", "key": {"pk": "a"}},
+        {"action": "delete", "key": {"pk": "a"}, "TableName": "another"},
+        {"action": "check", "key": {"pk": "a"}},
+    ],
+)
+async def test_a_malformed_step_never_leaves(table: Table, step: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        await table("transact_write", steps=[step])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (10**38 + 1, "38 digits"),
+        ({"$number": "1" * 39}, "38 digits"),
+        ({"$number": "1E126"}, "38 digits"),
+        ({"$number": "NaN"}, "has no NaN"),
+        ({"$number": "Infinity"}, "has no Infinity"),
+        ({"$number": "ten"}, "is no number"),
+        ({"$number": 10}, "as text"),
+        ({"$bytes": "%"}, "base64"),
+        ({"$set": []}, "at least one"),
+        ({"$set": ["a", 1]}, "one kind"),
+        ({"$set": [None]}, "one kind"),
+    ],
+)
+async def test_what_dynamodb_has_no_form_for_is_said_with_its_place(table: Table, value: Any, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says) as caught:
+        await table("put_item", item={"pk": "a", "sk": 1, "list": [{"x": value}]})
+    assert str(caught.value).startswith("list[0].x: ")
+    assert (await table("scan"))["count"] == 0
+
+
+async def test_an_expression_that_makes_no_sense_is_the_callers(table: Table) -> None:
+    for arguments in ({"key_condition": "pk ~ :p", "values": {":p": 1}}, {"key_condition": "pk = :p"}):
+        with pytest.raises((InvalidInput, ToolFailed)) as caught:
+            await table("query", **arguments)
+        assert caught.value.retryable is False
+
+
+async def test_a_table_that_is_not_there_is_told_by_health_and_calls(table: Table) -> None:
+    await table.database.tool("t:get", "get_item", table.name).provider.health()
+    missing = table.database.tool("t:get", "get_item", "missing")
+    with pytest.raises(ToolFailed, match="ResourceNotFoundException"):
+        await missing.provider.health()
+    with pytest.raises(ToolFailed, match="ResourceNotFoundException"):
+        await missing.provider.call({"key": {"pk": "a", "sk": 1}, "consistent": False}, ToolContext())
+
+
+async def test_a_server_that_is_not_there_is_unavailable_and_keeps_the_keys_secret() -> None:
+    database = DynamoDb(endpoint_url="http://127.0.0.1:9", **KEYS)
+    with pytest.raises(ToolUnavailable) as caught:
+        await database.tool("t:get", "get_item", "t").provider.health()
+    assert "only-for-tests" not in f"{caught.value} {caught.value.details} {database.settings}"
+    await database.aclose()
+
+
+async def test_a_call_that_is_given_up_is_over_and_the_next_one_works(table: Table) -> None:
+    await table.fill(25)
+    with anyio.move_on_after(0.0001):
+        await table("scan")
+    assert (await table("scan"))["count"] == 25
+
+
+async def test_a_server_that_went_away_and_came_back(table: Table, dynamodb_server: DynamoDbServer) -> None:
+    if not isinstance(dynamodb_server, Ministack):
+        return  # one of them is enough, and moto takes seconds to start
+    dynamodb_server.stop()
+    try:
+        with pytest.raises(ToolUnavailable):
+            await table("scan")
+    finally:
+        dynamodb_server.start()
+    with pytest.raises(ToolFailed, match="ResourceNotFound"):  # it keeps nothing
+        await table("scan")
+
+
+def test_only_reading_unless_asked_for_more() -> None:
+    database = DynamoDb(**KEYS)
+    reading = {tool.id.name for tool in database.tools("orders")}
+    assert reading == {"get_item", "query", "scan", "batch_get", "transact_get"}
+    assert all(tool.read_only for tool in database.tools("orders"))
+    everything = database.tools("orders", namespace="shop", read_only=False)
+    assert {tool.id.name for tool in everything} == set(OPERATIONS)
+    assert {tool.resource for tool in everything} == {"dynamodb/orders"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"access_key_id": "a"}, "come together"),
+        ({"max_connections": 0}, "above 0"),
+        ({"read_timeout_seconds": -1.0}, "above 0"),
+    ],
+)
+def test_settings_are_checked(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        DynamoDb(**options)
+
+
+def test_operations_are_known_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="there are get_item, query"):
+        DynamoDb(**KEYS).tool("t:x", "truncate", "orders")
+
+
+_floats = st.floats(-1e100, 1e100).filter(lambda number: number == 0 or abs(number) > 1e-120)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | _floats | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text().filter(lambda key: not key.startswith("$")), inner),
+    max_leaves=20,
+)
+
+
+@given(_json)
+def test_every_json_value_survives_the_way_there_and_back(value: Any) -> None:
+    assert value_of(attribute_of(value)) == value
