@@ -32,7 +32,7 @@ from gateway.parallel import Access, run_parallel
 from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
 from gateway.runner import Runner, encoded_arguments
 from gateway.streaming import Feed, ToolStream
-from gateway.tools.access import access_of
+from gateway.tools.access import access_of, permits
 from gateway.tools.docs import describe, examples
 from gateway.tools.model import ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
@@ -260,8 +260,7 @@ class DirectGateway:
         return ToolNotFound(tool_id, near)
 
     def _permits(self, tool: RegisteredTool) -> bool:
-        grant = self.grant
-        return (grant.permits(tool.address) or grant.permits(tool.id)) and grant.admits(tool.tool.roles)
+        return permits(self.grant, tool)
 
     def _access(self, call: ParallelCall) -> Access | None:
         tool = self._registry.find(call.tool_id)

@@ -19,10 +19,12 @@ from gateway.errors import (
     SandboxError,
     SandboxLost,
     ToolError,
+    ToolUnavailable,
 )
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
+from runtimes.check import Diagnostic
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 from sandbox.result import Artifact, Event, ExecutionResult, GuestError, ToolCall
@@ -39,6 +41,7 @@ __all__ = [
     "ChainResult",
     "ChainStep",
     "Closed",
+    "Diagnostic",
     "Event",
     "Exec",
     "ExecutionFailed",
@@ -65,4 +68,5 @@ __all__ = [
     "ToolPage",
     "ToolSource",
     "ToolSummary",
+    "ToolUnavailable",
 ]

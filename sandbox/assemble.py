@@ -4,8 +4,10 @@ import codecs
 from collections.abc import Callable
 from typing import TypeAlias
 
-from gateway.frames import StreamName
+from gateway.frames import GuestError, StreamName
 from gateway.journal.base import ToolCall
+from runtimes.base import Outcome
+from runtimes.check import Diagnostic
 from runtimes.supervisor import Ended
 from sandbox.policy import Decision
 from sandbox.request import Request
@@ -60,4 +62,23 @@ def make_result(
         enforced=decision.enforced,
         usage=ended.usage,
         evidence={"backend": decision.backend, **ended.evidence},
+    )
+
+
+def flawed_result(
+    execution_id: str, request: Request, decision: Decision, flaws: tuple[Diagnostic, ...]
+) -> ExecutionResult:
+    """What a snippet gives that was checked and not run: its first flaw, and all of them as the traceback."""
+    first = flaws[0]
+    more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
+    listed = "\n".join(map(str, flaws))
+    return ExecutionResult(
+        execution_id=execution_id,
+        outcome=Outcome.RAISED,
+        error=GuestError("TypeCheckError", f"{first.message}{more}", first.line, first.column, listed),
+        profile=request.profile.name,
+        backend=decision.backend,
+        limits=decision.limits,
+        enforced=decision.enforced,
+        evidence={"run": False},
     )

@@ -90,6 +90,7 @@ class AsyncExec(Toolbox):
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
         caller: Caller = ANYBODY,
+        check: bool = False,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> ExecutionResult:
@@ -99,6 +100,8 @@ class AsyncExec(Toolbox):
         limits          over the defaults, field by field
         allowed_tools   tool ids and `namespace:*`; None allows every tool
         caller          on whose behalf: tools with roles are there for callers of these only, and providers see it
+        check           look for errors of type first, in Python; if there are any nothing is run, and the outcome is
+                        `raised` with the first of them as a TypeCheckError (needs the extra `check`)
         env             the snippet's environment; it has no other
         files           contents by relative path, in the snippet's working folder; what it leaves there comes back as
                         `result.artifacts`
@@ -113,6 +116,7 @@ class AsyncExec(Toolbox):
             limits=limits,
             allowed_tools=allowed_tools,
             caller=caller,
+            check=check,
             env=env,
             files=files,
         )
@@ -129,6 +133,7 @@ class AsyncExec(Toolbox):
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
         caller: Caller = ANYBODY,
+        check: bool = False,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> AsyncGenerator[Event, None]:
@@ -144,6 +149,7 @@ class AsyncExec(Toolbox):
             limits=limits,
             allowed_tools=allowed_tools,
             caller=caller,
+            check=check,
             env=env,
             files=files,
         )

@@ -28,6 +28,7 @@ class Request:
     limits: Limits
     allowed_tools: frozenset[str] | None
     caller: Caller
+    check: bool
     env: Mapping[str, str]
     files: Mapping[str, bytes]
 
@@ -43,6 +44,7 @@ class Request:
         default_limits: Limits,
         allowed_tools: Iterable[str] | None,
         caller: Caller,
+        check: bool,
         env: Mapping[str, str] | None,
         files: Mapping[str, bytes | str] | None,
     ) -> "Request":
@@ -53,8 +55,9 @@ class Request:
             profile=profile_named(profile),
             backend=None if backend is None else _text("backend", backend),
             limits=Limits.of(limits).over(default_limits),
-            allowed_tools=None if allowed_tools is None else _allowed(allowed_tools),
+            allowed_tools=None if allowed_tools is None else allowed(allowed_tools),
             caller=_caller(caller),
+            check=_check(check, language),
             env=_env(_mapping("env", env)),
             files=_files(_mapping("files", files)),
         )
@@ -70,6 +73,12 @@ def _caller(caller: object) -> Caller:
     if not isinstance(caller, Caller):
         raise InvalidRequest(f"caller must be a Caller, not {type(caller).__name__}")
     return caller
+
+
+def _check(check: bool, language: str) -> bool:  # noqa: FBT001 - a field of the request
+    if check and language != "python":
+        raise InvalidRequest(f"check=True is for Python; a snippet in {language!r} cannot be checked before it runs")
+    return check
 
 
 def _code(code: object) -> str:
@@ -96,7 +105,7 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def _allowed(allowed_tools: object) -> frozenset[str]:
+def allowed(allowed_tools: object) -> frozenset[str]:
     if isinstance(allowed_tools, str) or not isinstance(allowed_tools, Iterable):
         given = "one string" if isinstance(allowed_tools, str) else type(allowed_tools).__name__
         raise InvalidRequest(f"allowed_tools must be a collection of tool ids, not {given}")

@@ -18,15 +18,18 @@ from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
 from gateway.runner import Runner
 from gateway.server import GatewayServer
+from gateway.tools.access import permits
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
+from gateway.tools.stubs import stub_module
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
+from runtimes.check import Diagnostic, check_snippet
 from runtimes.folder import make_folder, remove_folder
 from runtimes.limits import SHARED, Limits
 from runtimes.pool import Claimed, Pool, Pools
 from runtimes.supervisor import Collected, Supervisor, end
-from sandbox.assemble import Observer, call_observer, make_result, output_observer
+from sandbox.assemble import Observer, call_observer, flawed_result, make_result, output_observer
 from sandbox.policy import Decision, Wanted, decide
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
@@ -119,6 +122,8 @@ class Runtime:
     async def _execute(self, request: Request, observe: Observer) -> ExecutionResult:
         decision = await self._decide(request)
         execution_id = uuid4().hex
+        if request.check and (flaws := await self._check(request)):
+            return await self._turn_down(execution_id, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
         started = time.perf_counter()
         try:
@@ -149,6 +154,20 @@ class Runtime:
         result = make_result(execution_id, request, decision, ended, gateway.calls)
         for artifact in result.artifacts:
             observe(Event("artifact", artifact=artifact))
+        return result
+
+    async def _check(self, request: Request) -> tuple[Diagnostic, ...]:
+        grant = _grant("", request, request.limits)
+        stubs = stub_module(tool for tool in self._registry.tools() if permits(grant, tool))
+        return await check_snippet(request.code, stubs)
+
+    async def _turn_down(
+        self, execution_id: str, request: Request, decision: Decision, flaws: tuple[Diagnostic, ...]
+    ) -> ExecutionResult:
+        """An execution that ends before it begins: recorded, and nothing run."""
+        result = flawed_result(execution_id, request, decision, flaws)
+        await self._journal.append(_started(execution_id, request, decision))
+        await self._record_end(execution_id, result.outcome, 0.0, {})
         return result
 
     async def _decide(self, request: Request) -> Decision:

@@ -25,9 +25,11 @@ from gateway.errors import Closed
 from gateway.journal.base import Journal
 from gateway.providers.function import ToolOptions
 from gateway.sources import SourceReport, ToolSource
+from gateway.tools.export import Exported, ExportFormat
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
+from runtimes.check import Diagnostic
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 from sandbox.result import Event, ExecutionResult
@@ -101,6 +103,7 @@ class Exec:
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
         caller: Caller = ANYBODY,
+        check: bool = False,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> ExecutionResult:
@@ -113,6 +116,7 @@ class Exec:
             limits=limits,
             allowed_tools=allowed_tools,
             caller=caller,
+            check=check,
             env=env,
             files=files,
         )
@@ -127,6 +131,7 @@ class Exec:
         limits: Limits | Mapping[str, Any] | None = None,
         allowed_tools: Iterable[str] | None = None,
         caller: Caller = ANYBODY,
+        check: bool = False,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes | str] | None = None,
     ) -> Iterator[Event]:
@@ -138,6 +143,7 @@ class Exec:
             limits=limits,
             allowed_tools=allowed_tools,
             caller=caller,
+            check=check,
             env=env,
             files=files,
         )
@@ -221,6 +227,19 @@ class Exec:
         self, tool_id: str, limit: int = 5, *, caller: Caller = ANYBODY
     ) -> tuple[dict[str, JsonValue], ...]:
         return self._call(self._exec.list_tool_examples, tool_id, limit, caller=caller)
+
+    def export_tools(
+        self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
+    ) -> Exported:
+        return self._call(self._exec.export_tools, form, allowed_tools=allowed_tools, caller=caller)
+
+    def tool_stubs(self, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY) -> str:
+        return self._call(self._exec.tool_stubs, allowed_tools=allowed_tools, caller=caller)
+
+    def check_code(
+        self, code: str, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
+    ) -> tuple[Diagnostic, ...]:
+        return self._call(self._exec.check_code, code, allowed_tools=allowed_tools, caller=caller)
 
     def check_tool(self, tool_id: str) -> None:
         self._call(self._exec.check_tool, tool_id)

@@ -1,7 +1,7 @@
 """The tools of one `AsyncExec`: registering them, and calling and finding them from the host."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, Unpack, overload
 from uuid import uuid4
@@ -25,8 +25,13 @@ from gateway.errors import Closed
 from gateway.grant import Grant
 from gateway.providers.base import Provider
 from gateway.providers.function import ToolOptions, function_tool
+from gateway.tools.access import permits
+from gateway.tools.export import Exported, ExportFormat, export
 from gateway.tools.model import Tool
-from gateway.tools.registry import ToolRegistry
+from gateway.tools.registry import RegisteredTool, ToolRegistry
+from gateway.tools.stubs import stub_module
+from runtimes.check import Diagnostic, check_snippet
+from sandbox.request import allowed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -175,6 +180,22 @@ class Toolbox:
         """Worked examples of calls to a tool."""
         return await self._gateway(caller).list_tool_examples(tool_id, limit)
 
+    async def export_tools(
+        self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
+    ) -> Exported:
+        """The tools as a model's interface wants them: `mcp`, `openai` or `anthropic`."""
+        return export(self._granted(allowed_tools, caller), form)
+
+    async def tool_stubs(self, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY) -> str:
+        """The module `tools` with all its types, as the text of a `.pyi` file: for a model to read before it writes."""
+        return stub_module(self._granted(allowed_tools, caller))
+
+    async def check_code(
+        self, code: str, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
+    ) -> tuple[Diagnostic, ...]:
+        """What would go wrong in a Python snippet by the types of its tools; nothing is run. Raises MissingExtra."""
+        return await check_snippet(code, await self.tool_stubs(allowed_tools=allowed_tools, caller=caller))
+
     async def check_tool(self, tool_id: str) -> None:
         """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
         await self.registry.resolve(tool_id).tool.provider.health()
@@ -185,6 +206,10 @@ class Toolbox:
         async with anyio.create_task_group() as closing:
             for provider in providers.values():
                 closing.start_soon(_close, provider)
+
+    def _granted(self, allowed_tools: Iterable[str] | None, caller: Caller) -> list[RegisteredTool]:
+        grant = Grant(allowed_tools=None if allowed_tools is None else allowed(allowed_tools), caller=caller)
+        return [tool for tool in self.registry.tools() if permits(grant, tool)]
 
     def _gateway(self, caller: Caller) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""

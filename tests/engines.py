@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,8 @@ class Engine:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers. Call it in the main thread, so without `anyio.to_thread`."""
+        assert threading.current_thread() is threading.main_thread(), "the server would die with this thread"
         with self.log.open("ab") as log:
             command = [*_as_user(self.system_user), f"--pdeathsig={self.stop_signal.name[3:]}", "--", *self.argv()]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)

@@ -1,13 +1,20 @@
-"""What a call uses, for keeping the order of calls that would disturb each other."""
+"""Which tools a grant gives, and what a call uses, for keeping the order of calls that would disturb each other."""
 
 import re
 from collections.abc import Mapping
 
 from gateway.base import JsonValue
+from gateway.grant import Grant
 from gateway.parallel import Access
 from gateway.tools.model import Tool
+from gateway.tools.registry import RegisteredTool
 
 _ARGUMENT = re.compile(r"\{(\w+)\}")
+
+
+def permits(grant: Grant, tool: RegisteredTool) -> bool:
+    """Whether the grant allows the tool and its caller has a role for it. Says nothing of budget and time."""
+    return (grant.permits(tool.address) or grant.permits(tool.id)) and grant.admits(tool.tool.roles)
 
 
 def access_of(tool: Tool, arguments: JsonValue) -> Access:

@@ -1,5 +1,6 @@
 """How much work a JSON Schema can make: schemas come from strangers, and the values that they judge from guests."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ _REFERENCES = frozenset({"$ref", "$dynamicRef"})
 class Complexity(NamedTuple):
     """`comparisons`: sub-schemas that one path through a value may be compared with, each recursion counted once.
 
-    `recursions`: references through which the schema contains itself; looking a misfit up may take that many times as
-    long for every level of nesting.
+    `recursions`: ways in which the schema contains itself; looking a misfit up may take that many times as long for
+    every level of nesting.
     """
 
     comparisons: int
@@ -48,13 +49,16 @@ class _Walk:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self.costs: dict[int, int] = {}
-        self._references: list[tuple[int, int]] = []
+        self._edges: list[tuple[int, int]] = []
         self._lowest: dict[int, int] = {}
         self._open: list[int] = []
         self._circle: dict[int, int] = {}
 
     def recursions(self) -> int:
-        return sum(self._circle[source] == self._circle[goal] for source, goal in self._references)
+        """Of the circle that has the most: what it has more edges than a tree of its nodes."""
+        nodes = Counter(self._circle.values())
+        edges = Counter(self._circle[start] for start, end in self._edges if self._circle[start] == self._circle[end])
+        return max(edges[circle] - nodes[circle] + 1 for circle in nodes)
 
     def visit(self, schema: Mapping[str, Any]) -> None:
         if schema is not self._root and not str(schema.get("$id", "#")).startswith("#"):
@@ -79,6 +83,7 @@ class _Walk:
         """What `part` costs, which `key` contains or refers to."""
         if not isinstance(part, dict):
             return 1
+        self._edges.append((key, id(part)))
         if id(part) not in self._lowest:
             self.visit(part)
         if id(part) not in self._circle:
@@ -92,10 +97,7 @@ class _Walk:
 
     def _refer(self, key: int, ref: object) -> int:
         found = target(self._root, ref) if isinstance(ref, str) else None
-        if not isinstance(found, dict):
-            return 0
-        self._references.append((key, id(found)))
-        return self._enter(key, found)
+        return 0 if found is None else self._enter(key, found)
 
 
 def _parts(keyword: str, value: object) -> Iterable[object]:

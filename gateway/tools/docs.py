@@ -1,6 +1,7 @@
 """What a tool is for and how to call it, at three levels of detail."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from gateway.base import JsonValue
@@ -8,17 +9,28 @@ from gateway.errors import InvalidInput
 from gateway.tools.hints import TypeTexts
 from gateway.tools.model import ToolExample
 from gateway.tools.registry import RegisteredTool
-from gateway.tools.words import is_name, summary
+from gateway.tools.words import cut, is_name, summary
 
 LEVELS = ("summary", "schema", "full")
+
+MAX_NOTES = 2000
+MAX_TITLE = 300
+MAX_HINT = 200
+"""Longest notes, titles of examples and hints at their results, in characters; what is longer is cut."""
+
+MAX_DEPTH = 5
+MAX_VALUES = 50
+"""Deepest nesting of an example's arguments, and most fields and items in them. Larger ones are left out: cut short
+they would be an example of a call that fails.
+"""
 
 
 def describe(registered: RegisteredTool, level: str) -> dict[str, JsonValue]:
     """A JSON object; every level has the keys of the one before. Raises InvalidInput for an unknown level.
 
     `summary`: id, name, namespace, version, description (first paragraph, at most 200 characters), tags, signature (the
-    Python line that calls it). `schema`: input_schema, output_schema (None for any). `full`: notes, examples, and the
-    whole description.
+    Python line that calls it). `schema`: input_schema, output_schema (None for any). `full`: notes (at most 2,000
+    characters), examples, and the whole description.
     """
     if level not in LEVELS:
         raise InvalidInput(f"unknown level {level[:100]!r}; use {', '.join(LEVELS)}")
@@ -29,15 +41,19 @@ def describe(registered: RegisteredTool, level: str) -> dict[str, JsonValue]:
     if level == "full":
         found |= {
             "description": tool.description,
-            "notes": tool.notes,
+            "notes": cut(tool.notes, MAX_NOTES),
             "examples": [_example(example) for example in tool.examples],
         }
     return found
 
 
 def examples(registered: RegisteredTool, limit: int) -> tuple[dict[str, JsonValue], ...]:
-    """The first `limit` examples: {title, arguments, result_hint}."""
-    return tuple(_example(example) for example in registered.tool.examples[:limit])
+    """The first `limit` examples: {title, arguments, result_hint}; none for a limit below 1.
+
+    Titles are cut to 300 characters, hints to 200. Arguments that nest deeper than 5 levels or hold more than 50 values
+    are None.
+    """
+    return tuple(_example(example) for example in registered.tool.examples[: max(0, limit)])
 
 
 def signature(registered: RegisteredTool) -> str:
@@ -66,4 +82,25 @@ def _summary(registered: RegisteredTool) -> dict[str, Any]:
 
 
 def _example(example: ToolExample) -> dict[str, JsonValue]:
-    return {"title": example.title, "arguments": copy.deepcopy(example.arguments), "result_hint": example.result_hint}
+    arguments = example.arguments
+    return {
+        "title": cut(example.title, MAX_TITLE),
+        "arguments": copy.deepcopy(arguments) if _is_small(arguments) else None,
+        "result_hint": cut(example.result_hint, MAX_HINT),
+    }
+
+
+def _is_small(arguments: JsonValue) -> bool:
+    count, level = 0, [arguments]
+    for _ in range(MAX_DEPTH):
+        level = [item for value in level for item in _items(value)]
+        count += len(level)
+        if count > MAX_VALUES:
+            return False
+    return not any(isinstance(value, dict | list) for value in level)
+
+
+def _items(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

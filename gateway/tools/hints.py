@@ -48,7 +48,8 @@ class TypeTexts:
             return None
         ordered = sorted(properties, key=lambda name: name not in required)
         listed = [self._parameter(name, properties[name], place, required=name in required) for name in ordered]
-        more = root.get("additionalProperties", False) if isinstance(root, Mapping) else False
+        # Where nothing is said of others, those that are named are meant to be all; where none is named, any will do.
+        more = root.get("additionalProperties", not properties) if isinstance(root, Mapping) else False
         if more is not False:
             rest = "more"
             while rest in properties:

@@ -32,8 +32,10 @@ Hit: TypeAlias = tuple[RegisteredTool, float]
 _LIST = "search"
 # They fit most tools and take most of the time; a query of nothing else keeps them.
 _COMMON = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "by", "can", "do", "for", "from", "how", "i", "in", "is", "it", "me"]
-    + ["my", "of", "on", "or", "that", "the", "this", "to", "with"]
+    [
+        *("a", "an", "and", "are", "as", "at", "be", "by", "can", "do", "for", "from", "how", "i", "in", "is", "it"),
+        *("me", "my", "of", "on", "or", "that", "the", "this", "to", "with"),
+    ]
 )
 
 # Without content: the texts of the tools are held by the registry, and reading rows back takes most of a query's time.
@@ -102,14 +104,13 @@ class ToolSearch:
         filters = [query, namespace, sorted(wanted)]
         place = None if cursor is None else place_of(cursor, _LIST, filters)
         ranked = _after(await self._ranked(query[:MAX_QUERY]), place)
-        fitting = (hit for hit in ranked if hit[0].fits(namespace, wanted) and permits(hit[0]))
+        fitting = (hit for hit in ranked if hit[1].fits(namespace, wanted) and permits(hit[1]))
         found = tuple(islice(fitting, limit + 1))
-        more = len(found) > limit
-        last = found[limit - 1] if more else None
-        return Page(
-            tuple(_shown(tool, score) for tool, score in found[:limit]),
-            cursor_after([last[1], last[0].id], _LIST, filters) if last else None,
-        )
+        shown = tuple(_shown(tool, score) for _, tool, score in found[:limit])
+        if len(found) <= limit:
+            return Page(shown, None)
+        index, last, _ = found[limit - 1]
+        return Page(shown, cursor_after([last.id, index], _LIST, filters))
 
     def close(self) -> None:
         """Release the index. Idempotent."""
@@ -188,16 +189,15 @@ def _wanted(query: str) -> list[str]:
     return ([word for word in found if word not in _COMMON] or list(found))[:MAX_WORDS]
 
 
-def _after(ranked: Iterable[Hit], place: Any) -> Iterable[Hit]:
-    """What comes after the hit with this score and id, or where it was when it is gone."""
+def _after(ranked: Iterable[Hit], place: Any) -> Iterable[tuple[int, RegisteredTool, float]]:
+    """The hits with their index, from the one after the id of `place`; or from its index, when it is gone."""
+    indexed = ((index, tool, score) for index, (tool, score) in enumerate(ranked))
     if place is None:
-        return ranked
-    score, tool_id = place
-    hits = list(ranked)
-    for index, (tool, _) in enumerate(hits):
-        if tool.id == tool_id:
-            return hits[index + 1 :]
-    return [hit for hit in hits if (-hit[1], hit[0].id) > (-score, tool_id)]
+        return indexed
+    tool_id, gone = place
+    hits = list(indexed)
+    start = next((index + 1 for index, tool, _ in hits if tool.id == tool_id), gone)
+    return hits[start:]
 
 
 def _texts(tool: Tool) -> tuple[str, str, str, str]:

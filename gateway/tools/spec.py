@@ -79,7 +79,7 @@ def spec_fields(written: Mapping[str, JsonValue]) -> dict[str, Any]:
     try:
         fields = dict(_VALIDATOR.validate_input(dict(written)))
     except InvalidInput as exc:
-        raise InvalidRequest(f"tool {written.get('id', '')!r}: {exc.message}") from exc
+        raise InvalidRequest(exc.message) from exc
     fields["id"] = ToolId.parse(fields["id"])
     if "parameters" in fields:
         parameters = parameters_from_json(fields.pop("parameters"))

@@ -245,7 +245,7 @@ def _explained(tool: RegisteredTool) -> tuple[str, ...]:
 
 
 def _comment(schema: object) -> str:
-    text = summary(_printable(_description(schema)), _MAX_COMMENT)
+    text = _line(_description(schema), _MAX_COMMENT)
     return f"  # {text}" if text else ""
 
 
@@ -256,9 +256,10 @@ def _description(schema: object) -> str:
 
 def _plain(text: str, limit: int) -> str:
     """A text that ends no docstring and escapes nothing."""
-    text = summary(_printable(text), limit).replace("\\", "\\\\").replace('"""', "'''")
+    text = _line(text, limit).replace("\\", "\\\\").replace('"""', "'''")
     return f"{text} " if text.endswith('"') else text
 
 
-def _printable(text: str) -> str:
-    return "".join(char for char in text if char.isprintable() or char.isspace())
+def _line(text: str, limit: int) -> str:
+    # Cut first: a description may be megabytes.
+    return summary("".join(char for char in text[: 20 * limit] if char.isprintable() or char.isspace()), limit)

@@ -16,7 +16,7 @@ from jsonschema_rs import (
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput, InvalidOutput, InvalidRequest, ToolError
 from gateway.tools.coercion import Coercion
-from gateway.tools.complexity import MAX_COMPARISONS, complexity
+from gateway.tools.complexity import MAX_COMPARISONS, Complexity, complexity
 from gateway.tools.defaults import Defaults
 from gateway.tools.formats import FORMATS
 from gateway.tools.references import resolved
@@ -50,7 +50,7 @@ class SchemaValidator:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._validator = _compile(schema)
         schema = dict(schema)  # what is below it is made of dicts, or the engine would have refused it
-        self._recursions = _recursions(schema)
+        self._work = _work(schema)
         coercion = Coercion(schema)
         self._coercion = coercion if coercion.asked else None
         self._defaults = Defaults(schema)
@@ -85,7 +85,7 @@ class SchemaValidator:
             return False  # not JSON at all: `_misfit` says so
 
     def _misfit(self, kind: type[ToolError], what: str, value: JsonValue) -> ToolError:
-        if _is_larger(value, _MAX_EXPLAINED_VALUES, self._recursions):
+        if _is_larger(value, _MAX_EXPLAINED_VALUES // (1 + self._work.comparisons // 10), self._work.recursions):
             return kind(f"{what} do not fit the schema, and are too large or too deep for saying where")
         try:
             errors = [self._error(error) for error in self._validator.iter_errors(value)]
@@ -169,14 +169,14 @@ def _children(node: JsonValue) -> list[JsonValue]:
     return list(node) if isinstance(node, list | tuple) else []
 
 
-def _recursions(schema: Mapping[str, Any]) -> int:
+def _work(schema: Mapping[str, Any]) -> Complexity:
     found = complexity(schema)
     if found.comparisons > MAX_COMPARISONS:
         raise InvalidRequest(
             f"invalid schema: its alternatives and references multiply to {found.comparisons:.0g} comparisons; "
             f"at most {MAX_COMPARISONS:.0g} are allowed"
         )
-    return found.recursions
+    return found
 
 
 def _deprecated(schema: Mapping[str, Any], root: object) -> tuple[str, ...]:

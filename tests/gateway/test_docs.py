@@ -82,6 +82,48 @@ def test_examples_are_limited() -> None:
     assert len(examples(tool, 100)) == 3
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_examples_are_no_examples(limit: int) -> None:
+    assert examples(registered(function_tool(lookup, examples=EXAMPLES)), limit) == ()
+
+
+def test_long_texts_are_cut_between_characters() -> None:
+    example = ToolExample("t" * 299 + "e\u0301", {}, "h" * 199 + "e\u0301")
+    tool = registered(function_tool(lookup, notes="n" * 2001, examples=[example], description="d" * 5000))
+    full = describe(tool, "full")
+    assert full["notes"] == "n" * 1999 + "…"
+    assert full["examples"] == [{"title": "t" * 299 + "…", "arguments": {}, "result_hint": "h" * 199 + "…"}]
+    assert full["description"] == "d" * 5000
+    assert describe(tool, "summary")["description"] == "d" * 199 + "…"
+    exact = registered(function_tool(lookup, notes="n" * 2000, examples=[ToolExample("t" * 300, {}, "h" * 200)]))
+    assert "…" not in str(describe(exact, "full"))
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (nested(5), True),
+        (nested(6), False),
+        ({"a": [[[[]]]]}, True),
+        ({"a": [[[[[]]]]]}, False),
+        ({str(number): 1 for number in range(50)}, True),
+        ({str(number): 1 for number in range(51)}, False),
+        ({"a": list(range(49))}, True),
+        ({"a": list(range(50))}, False),
+    ],
+)
+def test_arguments_of_an_example_are_shown_whole_or_not_at_all(arguments: dict[str, Any], *, shown: bool) -> None:
+    (example,) = examples(registered(function_tool(lookup, examples=[ToolExample("x", arguments)])), 1)
+    assert example["arguments"] == (arguments if shown else None)
+
+
 def test_signatures_of_all_kinds_of_types() -> None:
     def many(
         a: list[dict[str, int]],
@@ -126,8 +168,26 @@ def test_an_older_version_is_shown_by_its_full_id() -> None:
         {"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"x": {"const": 1}}}}},
         {"properties": {"a": {"$ref": "#/properties/a"}}},
         {"properties": {"a": {"type": "array", "prefixItems": [{}]}, "b": {"enum": list(range(100))}}},
+        {"properties": {"more": {}}, "additionalProperties": True},
+        {"properties": {"a": {"enum": [[1], {"b": 1.5}, "c" * 1000]}, "b": {"default": "d" * 1000}}},
     ],
 )
 def test_foreign_schemas_have_a_signature_too(schema: dict[str, Any]) -> None:
     tool = dataclasses.replace(function_tool(lookup), input_schema=schema)
     assert signature(registered(tool)).startswith("tools.")
+
+
+@pytest.mark.parametrize("name", ["ﬁle", "__id", "class", "a b"])
+def test_arguments_that_python_cannot_pass_by_their_name_are_shown_by_the_id(name: str) -> None:
+    tool = dataclasses.replace(function_tool(lookup), input_schema={"properties": {name: {"type": "string"}}})
+    assert signature(registered(tool)) == 'tools.run_tool("lookup", dict[str, Any]) -> list[str]'
+
+
+def test_a_signature_is_short_whatever_the_schema() -> None:
+    def wide(levels: int) -> dict[str, Any]:
+        return {"oneOf": [wide(levels - 1) for _ in range(6)]} if levels else {"type": "string"}
+
+    schema = {"properties": {"a": wide(5), "b": {"enum": [str(number) for number in range(1000)]}}}
+    shown = signature(registered(dataclasses.replace(function_tool(lookup), input_schema=schema)))
+    assert len(shown) < 300
+    assert "Literal['0', '1', '2', '3', '4', '5', '6', '7', ...]" in shown

@@ -284,7 +284,8 @@ def test_operations_are_known_by_name() -> None:
         DynamoDb(**KEYS).tool("t:x", "truncate", "orders")
 
 
-_floats = st.floats(-1e100, 1e100).filter(lambda number: number == 0 or abs(number) > 1e-120)
+# Above 2**53 a float that is written in decimal is read as the whole number that this text names.
+_floats = st.floats(-(2**53), 2**53).filter(lambda number: number == 0 or abs(number) > 1e-120)
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | _floats | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text().filter(lambda key: not key.startswith("$")), inner),

@@ -209,7 +209,7 @@ FORMATS = {
     ),
     "time": (["10:00:00Z", "10:00", "23:59:59.5-02:00"], ["24:01", "10", "10:00:00 UTC", ""]),
     "duration": (["PT1H", "P1DT2H", "PT0.5S", "-P1D", "P2W", "P1Y2M3D"], ["P", "PT", "1H", "P1H", "P1DT", "PT1.5H"]),
-    "email": (["a.b+c@example.org", "ä@example.org"], ["a", "a@", "@b", "a b@c.de"]),
+    "email": (["a.b+c@example.org"], ["a", "a@", "@b", "a b@c.de"]),
     "uri": (["https://example.org/a?b#c", "urn:isbn:1"], ["/a", "example.org", "https://a.b/c d", "http://[::1"]),
     "uuid": (
         ["12345678-1234-5678-1234-567812345678"],
@@ -272,6 +272,18 @@ def test_a_misfit_deep_in_a_recursive_choice_does_not_block_the_host(count: int)
     started = time_of_day.monotonic()
     with pytest.raises(InvalidInput):
         validator.validate_input({"e": value})
+    assert time_of_day.monotonic() - started < 2
+
+
+def test_a_misfit_deep_in_choices_within_choices_does_not_block_the_host() -> None:
+    inner: dict[str, Any] = {"type": "integer"}
+    value: Any = "bad"
+    for _ in range(8):
+        inner = {"anyOf": [{"type": "object", "properties": {"a": inner, f"b{number}": {}}} for number in range(4)]}
+        value = {"a": value}
+    started = time_of_day.monotonic()
+    with pytest.raises(InvalidInput):
+        SchemaValidator({"properties": {"e": inner}}).validate_input({"e": value})
     assert time_of_day.monotonic() - started < 2
 
 

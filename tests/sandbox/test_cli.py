@@ -14,9 +14,10 @@ import pytest
 
 from gateway.errors import InvalidRequest, SandboxError
 from sandbox import Artifact, Exec, Limits
+from sandbox._exit import ExitCode
 from sandbox._options import empty_folder, parse_limits, tools_at, write_artifacts
 from sandbox._render import visible
-from sandbox.cli import EXIT_CODES, ExitCode
+from sandbox.cli import EXIT_CODES
 from tests.conftest import require
 
 COMMAND = str(Path(sys.executable).with_name("toolexec"))

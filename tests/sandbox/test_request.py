@@ -21,6 +21,7 @@ def request(code: Any = "1", **changes: Any) -> Request:
         "default_limits": DEFAULT_LIMITS,
         "allowed_tools": None,
         "caller": ANYBODY,
+        "check": False,
         "env": None,
         "files": None,
     }
@@ -37,6 +38,7 @@ def request(code: Any = "1", **changes: Any) -> Request:
         ({"code": "a\ud800"}, "lone surrogate at position 1"),
         ({"language": ""}, "language must be a non-empty string, not ''"),
         ({"language": 3}, "language must be a non-empty string, not 3"),
+        ({"check": True, "language": "bash"}, "check=True is for Python"),
         ({"caller": {"role": "admin"}}, "caller must be a Caller, not dict"),
         ({"profile": "none"}, "unknown profile 'none'; there are dev, standard, hardened"),
         ({"profile": ["dev"]}, "unknown profile"),
