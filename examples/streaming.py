@@ -1,48 +1,50 @@
-"""Events as they happen: output, tool calls, artifacts, and at last the result. Leaving early ends the execution."""
+"""A tool that answers in parts: the host sees them as they come, and so does a snippet; a failure is the last event."""
 
-import asyncio
-from contextlib import aclosing
+from collections.abc import Iterator
 
-from sandbox import AsyncExec
+from sandbox import Exec, ToolContext, ToolEvent
+
+SECTIONS = ("Summary", "Revenue", "Costs", "Outlook", "Appendix")
 
 SNIPPET = """
-for step in range(1, 4):
-    print("step", step, "gives", tools.work(step=step), flush=True)
-open("log.txt", "w").write("done")
-"three steps"
+lengths = {}
+for event in tools.stream_tool("report:write", {"topic": "tea"}):
+    if event["kind"] == "chunk":
+        lengths[event["data"]["title"]] = len(event["data"]["text"])
+lengths
 """
 
 
-async def main() -> None:
-    async with AsyncExec() as exec:
-
-        @exec.tool
-        async def work(step: int) -> int:
-            """Something slow."""
-            await asyncio.sleep(0.05)
-            return step * step
-
-        async for event in exec.stream_code(SNIPPET):
-            match event.kind:
-                case "started":
-                    print("started on", event.backend)
-                case "output":
-                    print(event.text, end="", flush=True)  # in pieces of any size, as it was written
-                case "tool_call_started" | "tool_call_finished" if event.tool_call is not None:
-                    print(f"{event.kind}: {event.tool_call.tool_id} {event.tool_call.arguments}")
-                case "artifact" if event.artifact is not None:
-                    print("artifact:", event.artifact.path)
-                case "finished" if event.result is not None:
-                    print("finished:", event.result.summary(), event.result.value)
-
-        # `aclosing` ends the execution as soon as the loop is left.
-        async with aclosing(
-            exec.stream_code("import itertools\nfor n in itertools.count(): print(n, flush=True)")
-        ) as events:
-            async for event in events:
-                if event.kind == "output":
-                    print("first output seen, so much for counting to infinity")
-                    break
+def shown(event: ToolEvent) -> str:
+    match event.kind:
+        case "progress":
+            return f"  {event.data['message']} ({event.data['progress']} of {event.data['total']})"
+        case "chunk":
+            return f"  > {event.data['title']}: {event.data['text']}"
+        case "done":
+            return "  done"
+        case _:
+            return f"  error: {event.error and event.error['message']}"
 
 
-asyncio.run(main())
+with Exec() as exec:
+
+    @exec.tool(namespace="report", read_only=True)
+    def write(topic: str, context: ToolContext) -> Iterator[dict[str, str]]:
+        """A report in five sections."""
+        for number, title in enumerate(SECTIONS):
+            context.report("writing", progress=number, total=len(SECTIONS))
+            if topic == "taxes" and title == "Costs":
+                raise ValueError("nobody knows the costs")
+            yield {"title": title, "text": f"{title} of {topic}."}
+
+    for topic in ("coffee", "taxes"):
+        print(f"a report on {topic}, section by section")
+        for event in exec.stream_tool("report:write", {"topic": topic}):
+            print(shown(event))
+
+    whole = exec.run_tool("report:write", {"topic": "milk"})
+    print(f"the same tool, called: {len(whole)} sections")
+
+    result = exec.execute_code(SNIPPET)
+    print("in a snippet:", result.value, "and the call is", result.tool_calls[0].status)
