@@ -61,7 +61,7 @@ $(GUEST): $(GUEST_SOURCES) $(INSTALLED)
 $(INSTALLED): pyproject.toml hatch_build.py | $(BIN)/python
 	@echo "installing toolexec and its tools into $(VENV); the first time also builds the guest (about 20 s)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable . --group dev
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[all]' --group dev
 	@touch $@
 
 $(BIN)/python:

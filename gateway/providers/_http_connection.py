@@ -1,0 +1,131 @@
+"""The live half of an HTTP API: its client, its credentials, its calls. Imported only when an API is made."""
+
+import asyncio
+import functools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx2
+
+from gateway.base import JsonValue
+from gateway.context import ToolContext
+from gateway.errors import ToolUnavailable
+from gateway.providers._http_auth import credentials
+from gateway.providers._http_request import Request, RequestTemplate
+from gateway.providers._http_response import Wanted, result_of, translated
+from gateway.providers._http_transport import make_client, try_connect
+
+if TYPE_CHECKING:
+    from gateway.providers.http import HttpApi
+
+CLOSE_SECONDS = 1.0
+"""How long the end of a connection may take when its call is over."""
+
+
+class Connection:
+    """The client of one API; it is made by the first call, and again after `aclose`."""
+
+    def __init__(self, api: "HttpApi", home: tuple[str, str, int]) -> None:
+        self._api = api
+        self._home = home
+        self._base_url = api.base_url.rstrip("/")
+        self._at = f"{home[1]}:{home[2]}"
+        self._client: httpx2.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def provider(
+        self, template: RequestTemplate, headers: Iterable[str] | None, timeout_seconds: float
+    ) -> "HttpProvider":
+        """What answers the calls of one tool."""
+        return HttpProvider(self, template, None if headers is None else tuple(headers), timeout_seconds)
+
+    async def call(
+        self, request: Request, headers: tuple[str, ...] | None, timeout_seconds: float, what: str
+    ) -> JsonValue:
+        """Send the request; the result of its response, with these headers or (None) the body alone."""
+        wanted = Wanted(f"{what} at {self._at}", self._api.max_response_bytes, headers)
+        with translated(wanted.what):
+            response = await self._answer(request, timeout_seconds)
+            try:
+                return await result_of(response, wanted)
+            finally:
+                await _closed(response)
+
+    async def health(self) -> None:
+        """As `HttpApi.health`."""
+        seconds = self._api.connect_timeout_seconds
+        with anyio.move_on_after(seconds):
+            if self._api.health_path is None:
+                with translated(self._at):
+                    await try_connect(self._home, self._api.egress, seconds)
+            else:
+                await self.call(Request("GET", self._api.health_path, (), None), None, seconds, "health")
+            return
+        raise ToolUnavailable(self._at, f"it did not answer within {seconds:g} s")
+
+    async def aclose(self) -> None:
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
+    async def _answer(self, request: Request, timeout_seconds: float) -> httpx2.Response:
+        client = self._opened()
+        connect_seconds = min(timeout_seconds, self._api.connect_timeout_seconds)
+        sent = client.build_request(
+            request.method,
+            self._base_url + request.target,
+            headers=list(request.headers),
+            content=request.content,
+            timeout=httpx2.Timeout(timeout_seconds, connect=connect_seconds),
+        )
+        for _ in range(self._api.max_redirects):
+            response = await client.send(sent, stream=True, auth=None)
+            if response.next_request is None:
+                return response
+            sent = response.next_request
+            await _closed(response)
+        return await client.send(sent, stream=True, auth=None)
+
+    def _opened(self) -> httpx2.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:  # sockets of a loop that is gone cannot be used, or closed
+            self._loop = loop
+            self._client = make_client(
+                self._home,
+                self._api.egress,
+                functools.partial(credentials, self._api.headers, self._api.auth),
+                ssl_context=self._api.ssl_context,
+                max_connections=self._api.max_connections,
+            )
+        return self._client
+
+
+class HttpProvider:
+    """One tool of an API."""
+
+    def __init__(
+        self, connection: Connection, template: RequestTemplate, headers: tuple[str, ...] | None, timeout_seconds: float
+    ) -> None:
+        self._connection = connection
+        self._template = template
+        self._headers = headers
+        self._timeout_seconds = timeout_seconds
+        self._what = f"{template.method} {template.path}"
+
+    async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
+        del context
+        request = self._template.fill(arguments)
+        return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+
+    async def health(self) -> None:
+        await self._connection.health()
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+
+
+async def _closed(response: httpx2.Response) -> None:
+    """Give the connection back, or hang up when the body was not read to its end; also while being cancelled."""
+    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+        await response.aclose()
