@@ -24,7 +24,6 @@ from gateway.errors import (
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
-from runtimes.check import Diagnostic
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 from sandbox.result import Artifact, Event, ExecutionResult, GuestError, ToolCall
@@ -41,7 +40,6 @@ __all__ = [
     "ChainResult",
     "ChainStep",
     "Closed",
-    "Diagnostic",
     "Event",
     "Exec",
     "ExecutionFailed",

@@ -66,13 +66,18 @@ def named_files(paths: Iterable[Path]) -> dict[str, bytes]:
 
 
 def tools_at(where: str) -> Sequence[Tool]:
-    """The tools at MODULE:ATTR: a function, a Tool, a list of these, or a mapping of names to these.
+    """The tools at MODULE:ATTR, or those that a .toml or .json file describes.
 
-    A mapping names its tools; a mapping inside it is a namespace. Modules are also found in the working folder.
+    At MODULE:ATTR is a function, a Tool, a list of these, or a mapping of names to these. A mapping names its tools; a
+    mapping inside it is a namespace. Modules are also found in the working folder.
     """
+    if where.endswith((".toml", ".json")):
+        from gateway.providers.data import read_tools  # noqa: PLC0415 - it knows every kind of provider
+
+        return read_tools(where)
     module_name, colon, attribute = where.partition(":")
     if not (module_name and colon and attribute):
-        raise InvalidRequest(f"--tools must be MODULE:ATTR, not {where!r}")
+        raise InvalidRequest(f"--tools must be MODULE:ATTR, or a .toml or .json file, not {where!r}")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

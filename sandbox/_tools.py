@@ -20,7 +20,7 @@ from sandbox.exec import AsyncExec
 Answer = TypeVar("Answer")
 
 TOOLS = Annotated[
-    list[str], typer.Option("--tools", metavar="MODULE:ATTR", help="Where tools are: in a module, or a .toml or .json.")
+    list[str], typer.Option("--tools", metavar="WHERE", help="Where they are: MODULE:ATTR, or a .toml or .json.")
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 

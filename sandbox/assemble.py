@@ -2,16 +2,18 @@
 
 import codecs
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gateway.frames import GuestError, StreamName
 from gateway.journal.base import ToolCall
 from runtimes.base import Outcome
-from runtimes.check import Diagnostic
 from runtimes.supervisor import Ended
 from sandbox.policy import Decision
 from sandbox.request import Request
 from sandbox.result import Artifact, Event, ExecutionResult
+
+if TYPE_CHECKING:
+    from runtimes.check import Diagnostic
 
 Observer: TypeAlias = Callable[[Event], None]
 
@@ -66,7 +68,7 @@ def make_result(
 
 
 def flawed_result(
-    execution_id: str, request: Request, decision: Decision, flaws: tuple[Diagnostic, ...]
+    execution_id: str, request: Request, decision: Decision, flaws: "tuple[Diagnostic, ...]"
 ) -> ExecutionResult:
     """What a snippet gives that was checked and not run: its first flaw, and all of them as the traceback."""
     first = flaws[0]

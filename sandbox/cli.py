@@ -62,7 +62,9 @@ def run(
         str | None, typer.Option(metavar="KIND", help="One of those that `toolexec doctor` lists.")
     ] = None,
     limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="wall_seconds=5, and so on.")] = None,
-    tools: Annotated[list[str] | None, typer.Option(metavar="MODULE:ATTR", help="Tools to offer.")] = None,
+    tools: Annotated[
+        list[str] | None, typer.Option(metavar="WHERE", help="Tools to offer: MODULE:ATTR, or a .toml or .json.")
+    ] = None,
     allow_tool: Annotated[list[str] | None, typer.Option(metavar="ID", help="Offer these only.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="The snippet's environment.")] = None,
     input_file: Annotated[

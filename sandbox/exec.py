@@ -17,6 +17,8 @@ from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
+from gateway.tools.search import ToolSearch
+from gateway.tools.semantic import Embedder
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from sandbox.assemble import Observer
@@ -42,6 +44,8 @@ class AsyncExec(Toolbox):
     workers        worker processes a backend may keep (default one per core)
     pool_size      warm sandboxes a backend keeps (default its own choice)
     journal        where records are kept (default in memory)
+    embedder       finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
+    alpha          how much words count beside meaning, 0 to 1 (default 0.5)
     backends       backend classes by kind (default the installed ones)
 
     Raises InvalidRequest when one of them is wrong.
@@ -57,6 +61,8 @@ class AsyncExec(Toolbox):
         workers: int | None = None,
         pool_size: int | None = None,
         journal: Journal | None = None,
+        embedder: Embedder | None = None,
+        alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
     ) -> None:
         from sandbox.config import load_settings  # noqa: PLC0415 - a sixth of our import time, and only needed here
@@ -70,9 +76,10 @@ class AsyncExec(Toolbox):
             pool_size=pool_size,
         )
         registry = ToolRegistry()
+        search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         self._journal = journal or MemoryJournal()
         self._runtime = Runtime(
-            self._settings, registry, self._journal, installed_backends() if backends is None else backends
+            self._settings, search, self._journal, installed_backends() if backends is None else backends
         )
         super().__init__(registry, self._runtime.gateway)
         self._service: asyncio.Task[None] | None = None

@@ -18,13 +18,10 @@ from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
 from gateway.runner import Runner
 from gateway.server import GatewayServer
-from gateway.tools.access import permits
-from gateway.tools.registry import ToolRegistry
+from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
-from gateway.tools.stubs import stub_module
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
-from runtimes.check import Diagnostic, check_snippet
 from runtimes.folder import make_folder, remove_folder
 from runtimes.limits import SHARED, Limits
 from runtimes.pool import Claimed, Pool, Pools
@@ -35,6 +32,7 @@ from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 
 if TYPE_CHECKING:
+    from runtimes.check import Diagnostic
     from sandbox.config import Settings  # imported by whoever makes one: see sandbox/exec.py
 
 GROUP = "toolexec.backends"
@@ -56,14 +54,14 @@ class Runtime:
     """Everything that runs executions, between `serve` and its cancellation."""
 
     def __init__(
-        self, settings: "Settings", registry: ToolRegistry, journal: Journal, backends: Mapping[str, BackendClass]
+        self, settings: "Settings", tools: ToolSearch, journal: Journal, backends: Mapping[str, BackendClass]
     ) -> None:
         self._settings = settings
-        self._registry = registry
+        self._registry = tools.registry
         self._journal = journal
         self._classes = backends
-        self._search = ToolSearch(registry)
-        self._runner = Runner(registry)
+        self._search = tools
+        self._runner = Runner(tools.registry)
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -156,13 +154,14 @@ class Runtime:
             observe(Event("artifact", artifact=artifact))
         return result
 
-    async def _check(self, request: Request) -> tuple[Diagnostic, ...]:
+    async def _check(self, request: Request) -> "tuple[Diagnostic, ...]":
+        from runtimes.check import check_snippet  # noqa: PLC0415 - an extra's, and not needed by most
+
         grant = _grant("", request, request.limits)
-        stubs = stub_module(tool for tool in self._registry.tools() if permits(grant, tool))
-        return await check_snippet(request.code, stubs)
+        return await check_snippet(request.code, await stubs_for(grant, self._registry))
 
     async def _turn_down(
-        self, execution_id: str, request: Request, decision: Decision, flaws: tuple[Diagnostic, ...]
+        self, execution_id: str, request: Request, decision: Decision, flaws: "tuple[Diagnostic, ...]"
     ) -> ExecutionResult:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -28,11 +28,14 @@ from gateway.sources import SourceReport, ToolSource
 from gateway.tools.export import Exported, ExportFormat
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
+from gateway.tools.semantic import Embedder
 from runtimes.base import Backend, Capabilities
-from runtimes.check import Diagnostic
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 from sandbox.result import Event, ExecutionResult
+
+if TYPE_CHECKING:
+    from runtimes.check import Diagnostic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
@@ -56,6 +59,8 @@ class Exec:
         workers: int | None = None,
         pool_size: int | None = None,
         journal: Journal | None = None,
+        embedder: Embedder | None = None,
+        alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
     ) -> None:
         self._exec = AsyncExec(
@@ -66,6 +71,8 @@ class Exec:
             workers=workers,
             pool_size=pool_size,
             journal=journal,
+            embedder=embedder,
+            alpha=alpha,
             backends=backends,
         )
         self._stack = ExitStack()
@@ -238,7 +245,7 @@ class Exec:
 
     def check_code(
         self, code: str, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
-    ) -> tuple[Diagnostic, ...]:
+    ) -> "tuple[Diagnostic, ...]":
         return self._call(self._exec.check_code, code, allowed_tools=allowed_tools, caller=caller)
 
     def check_tool(self, tool_id: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 from uuid import uuid4
 
 import anyio
@@ -25,13 +25,14 @@ from gateway.errors import Closed
 from gateway.grant import Grant
 from gateway.providers.base import Provider
 from gateway.providers.function import ToolOptions, function_tool
-from gateway.tools.access import permits
+from gateway.tools.access import permits, stubs_for
 from gateway.tools.export import Exported, ExportFormat, export
 from gateway.tools.model import Tool
-from gateway.tools.registry import RegisteredTool, ToolRegistry
-from gateway.tools.stubs import stub_module
-from runtimes.check import Diagnostic, check_snippet
+from gateway.tools.registry import ToolRegistry
 from sandbox.request import allowed
+
+if TYPE_CHECKING:
+    from runtimes.check import Diagnostic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -184,16 +185,19 @@ class Toolbox:
         self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
     ) -> Exported:
         """The tools as a model's interface wants them: `mcp`, `openai` or `anthropic`."""
-        return export(self._granted(allowed_tools, caller), form)
+        grant = _grant(allowed_tools, caller)
+        return export((tool for tool in self.registry.tools() if permits(grant, tool)), form)
 
     async def tool_stubs(self, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY) -> str:
         """The module `tools` with all its types, as the text of a `.pyi` file: for a model to read before it writes."""
-        return stub_module(self._granted(allowed_tools, caller))
+        return await stubs_for(_grant(allowed_tools, caller), self.registry)
 
     async def check_code(
         self, code: str, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
-    ) -> tuple[Diagnostic, ...]:
+    ) -> "tuple[Diagnostic, ...]":
         """What would go wrong in a Python snippet by the types of its tools; nothing is run. Raises MissingExtra."""
+        from runtimes.check import check_snippet  # noqa: PLC0415 - an extra's, and not needed by most
+
         return await check_snippet(code, await self.tool_stubs(allowed_tools=allowed_tools, caller=caller))
 
     async def check_tool(self, tool_id: str) -> None:
@@ -207,15 +211,15 @@ class Toolbox:
             for provider in providers.values():
                 closing.start_soon(_close, provider)
 
-    def _granted(self, allowed_tools: Iterable[str] | None, caller: Caller) -> list[RegisteredTool]:
-        grant = Grant(allowed_tools=None if allowed_tools is None else allowed(allowed_tools), caller=caller)
-        return [tool for tool in self.registry.tools() if permits(grant, tool)]
-
     def _gateway(self, caller: Caller) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
         if self._closed:
             raise Closed("Exec")
         return self._open_gateway(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+
+
+def _grant(allowed_tools: Iterable[str] | None, caller: Caller) -> Grant:
+    return Grant(allowed_tools=None if allowed_tools is None else allowed(allowed_tools), caller=caller)
 
 
 async def _close(provider: Provider) -> None:

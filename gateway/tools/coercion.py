@@ -17,6 +17,8 @@ _INTEGER = re.compile(r"[+-]?\d{1,1000}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d{1,1000}(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
+_ASKING = frozenset({KEYWORD, "properties", "items", "$ref"})
+
 Convert = Callable[[JsonValue], JsonValue]
 
 
@@ -76,9 +78,14 @@ class _Reader:
             self.asked = True
         properties = schema.get("properties")
         for name, below in properties.items() if isinstance(properties, dict) else ():
-            plan.properties[name] = self.plan(below)
-        if isinstance(schema.get("items"), dict):
+            if _may_ask(below):
+                plan.properties[name] = self.plan(below)
+        if _may_ask(schema.get("items")):
             plan.items = self.plan(schema["items"])
+
+
+def _may_ask(schema: object) -> bool:
+    return isinstance(schema, dict) and not _ASKING.isdisjoint(schema)
 
 
 def _conversion(schema: Mapping[str, Any]) -> Convert:

@@ -7,6 +7,7 @@ from typing import Any
 from gateway.base import JsonValue
 from gateway.tools.references import resolved
 
+_PARTS = frozenset({"properties", "items", "$ref"})
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -60,7 +61,7 @@ class _Reader:
 
 
 def _has_parts(schema: object) -> bool:
-    return isinstance(schema, dict) and any(keyword in schema for keyword in ("properties", "items", "$ref"))
+    return isinstance(schema, dict) and not _PARTS.isdisjoint(schema)
 
 
 def _filled(plan: _Plan, value: JsonValue) -> JsonValue:

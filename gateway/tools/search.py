@@ -64,7 +64,7 @@ class ToolSearch:
     def __init__(self, registry: ToolRegistry, *, embedder: "Embedder | None" = None, alpha: float = 0.5) -> None:
         if not 0 <= alpha <= 1:
             raise InvalidRequest(f"alpha must be 0 (meaning only) to 1 (words only), not {alpha}")
-        self._registry = registry
+        self.registry = registry
         self._words = _WordIndex(registry)
         self._meaning = None if embedder is None or alpha == 1 else _meaning(embedder)
         self._alpha = alpha
@@ -119,10 +119,10 @@ class ToolSearch:
     async def _ranked(self, query: str) -> Iterable[Hit]:
         wanted = _wanted(query)
         if not wanted:
-            return ((tool, 1.0) for tool in self._registry.tools())
+            return ((tool, 1.0) for tool in self.registry.tools())
         if self._meaning is None:
             return self._words.ranked(wanted)
-        near = await self._meaning.near(query, self._registry.tools())
+        near = await self._meaning.near(query, self.registry.tools())
         return near.fused(self._words.ranked(wanted) if self._alpha else (), self._alpha)
 
 

@@ -28,8 +28,8 @@ def stub_module(tools: Iterable[RegisteredTool]) -> str:
     """The module `tools` as a snippet sees it, in the form of a `.pyi` file: the same text for the same tools.
 
     Namespaces are classes; objects with named fields are TypedDicts; `aio` has the twin of everything to `await`. A
-    tool whose name or arguments Python cannot spell has an overload of `run_tool`. What a tool adds is bounded, however
-    large its schemas are: 50 types of 100 fields each, descriptions of 200 characters.
+    tool whose name or arguments Python cannot spell has an overload of `run_tool` too. What a tool adds is bounded,
+    however large its schemas are: 50 types of 100 fields each, descriptions of 200 characters.
     """
     return _Module(sorted(tools, key=lambda tool: tool.id)).text()
 
@@ -78,17 +78,18 @@ class _Module:
         types = _StubTypes(tool.tool.input_schema, self._declared, self._words)
         place = camel(tool.tool.id.namespace) + camel(tool.tool.id.name)
         parameters = types.parameters(tool.tool.input_schema, place)
-        result = self._result(tool, place)
+        result, explained = self._result(tool, place), _explained(tool)
         path = _path(tool)
-        if path and parameters is not None:
-            start = "*, " if parameters and not parameters[0].startswith("**") else ""
-            function = _Function(path[-1], start + ", ".join(parameters), result, _explained(tool))
-            self._spoken[".".join(path[:-1])].append(function)
-        else:
+        if is_name(tool.tool.id.namespace):
+            self._spoken.setdefault(tool.tool.id.namespace, [])  # whatever its tools are called, getattr finds them
+        if path:
+            passed = _listed(parameters) if parameters is not None else f"**arguments: {self._spelt('Any')}"
+            self._spoken[".".join(path[:-1])].append(_Function(path[-1], passed, result, explained))
+        if not path or parameters is None:
             arguments = types.of(tool.tool.input_schema, place + "Arguments")
             optional = "" if fields(tool.tool.input_schema)[1] else " | None = None"
             given = f"tool_id: {self._spelt('Literal')}[{tool.address!r}], arguments: {arguments}{optional}"
-            self._others.append(_Function("run_tool", given, result, _explained(tool)))
+            self._others.append(_Function("run_tool", given, result, explained))
 
     def _result(self, tool: RegisteredTool, place: str) -> str:
         schema = tool.tool.output_schema
@@ -109,7 +110,7 @@ class _Module:
             yield outer + function.text(start)
         static = f"@{self._spelt('staticmethod')}\n"
         for namespace in sorted(self._spoken.keys() - {""}):
-            body = "\n\n".join(static + function.text(start) for function in self._spoken[namespace])
+            body = "\n\n".join(static + function.text(start) for function in self._spoken[namespace]) or "..."
             yield f"class {namespace}:\n{indent(body, '    ')}"
 
     def _operation(self, text: str, start: str) -> str:
@@ -223,6 +224,10 @@ class _StubTypes(TypeTexts):
             [self._root.get("$defs"), self._root.get("definitions")] if local else id(self._root) if refers else None
         )
         return json.dumps([place, text, shared], sort_keys=True, default=str)
+
+
+def _listed(parameters: list[str]) -> str:
+    return ", ".join(parameters if not parameters or parameters[0].startswith("**") else ["*", *parameters])
 
 
 def _is_field(name: str) -> bool:

@@ -1,7 +1,8 @@
 """A tool's JSON Schema, compiled once: does a value fit, and if not, where and why in words a model can act on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 from typing import Any, NoReturn
 
 from jsonschema_rs import (
@@ -157,16 +158,16 @@ def _is_larger(value: JsonValue, limit: int, recursions: int) -> bool:
     """Whether it has over `limit` values; with several recursions, each level of nesting weighs that much more."""
     level, count, weight = [value], 0, 1
     while level and count <= limit:
-        level = [child for node in level for child in _children(node)[: limit + 1]]
+        level = list(islice(chain.from_iterable(map(_children, level)), limit + 1))
         count += len(level) * weight
         weight *= 1 if recursions < 2 else recursions + 1
     return count > limit
 
 
-def _children(node: JsonValue) -> list[JsonValue]:
+def _children(node: JsonValue) -> Iterable[JsonValue]:
     if isinstance(node, Mapping):
-        return list(node.values())
-    return list(node) if isinstance(node, list | tuple) else []
+        return node.values()
+    return node if isinstance(node, list | tuple) else ()
 
 
 def _work(schema: Mapping[str, Any]) -> Complexity:

@@ -216,3 +216,20 @@ async def test_a_bound_is_above_zero(seconds: float) -> None:
         Time(seconds)
     with pytest.raises(InvalidInput, match="above 0"):
         await chain(ChainStep("a", {}), ChainStep("b", {}, timeout_seconds=seconds))
+
+
+async def test_every_step_has_a_duration_of_its_own() -> None:
+    async def sleeping(
+        tool_id: str, arguments: JsonValue, *, flaw: ToolError | None = None, timeout_seconds: float | None = None
+    ) -> JsonValue:
+        await anyio.sleep(arguments["seconds"])
+        if tool_id == "fail":
+            raise ToolFailed("ValueError: no")
+        return None
+
+    asked = [("a", 0.2), ("b", 0), ("fail", 0.2), ("c", 0)]
+    result = await run_chain([ChainStep(name, {"seconds": s}) for name, s in asked], Grant(), sleeping, Time(None))
+    slow, quick, failed, skipped = (step.duration_seconds for step in result.steps)
+    assert min(slow, failed) > 0.19
+    assert 0 < quick < 0.1  # an average would be above that
+    assert skipped == 0

@@ -1,7 +1,9 @@
 """DynamoDB tables as tools, on two servers that speak it."""
 
+import asyncio
 import base64
 import itertools
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,10 +16,12 @@ from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, ToolFailed, ToolUnavailable
 from gateway.providers._dynamodb_operations import OPERATIONS
 from gateway.providers._dynamodb_values import attribute_of, value_of
-from gateway.providers.dynamodb import DynamoDb
+from gateway.providers.dynamodb import MAX_ATTEMPTS, DynamoDb
 from gateway.runner import Runner
+from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from tests.dynamodb_servers import DynamoDbServer, Ministack, dynamodb_server
+from tests.gateway.http_server import Answer, Seen, Server, call, response, serving
 
 __all__ = ["dynamodb_server"]
 
@@ -296,3 +300,57 @@ _json = st.recursive(
 @given(_json)
 def test_every_json_value_survives_the_way_there_and_back(value: Any) -> None:
     assert value_of(attribute_of(value)) == value
+
+
+def refusal(code: str) -> bytes:
+    kind = f"com.amazonaws.dynamodb.v20120810#{code}"
+    return response(
+        json.dumps({"__type": kind, "message": "slow down"}), "400 Bad Request", "application/x-amz-json-1.0"
+    )
+
+
+def answering(*answers: bytes) -> Answer:
+    """The answers in their order, the last one again and again."""
+    left = list(answers)
+
+    async def answer(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(left.pop(0) if len(left) > 1 else left[0])
+
+    return answer
+
+
+def canned(server: Server, operation: str) -> Tool:
+    return DynamoDb(endpoint_url=server.url, **KEYS).tool("t:x", operation, "orders")
+
+
+@pytest.mark.parametrize("code", ["ProvisionedThroughputExceededException", "ThrottlingException"])
+async def test_a_throttled_request_is_tried_again_and_then_may_work_later(code: str) -> None:
+    item = response('{"Item": {"pk": {"S": "a"}}}', content_type="application/x-amz-json-1.0")
+    async with serving(answering(refusal(code), item)) as server:
+        tool = canned(server, "get_item")
+        assert await call(tool, {"key": {"pk": "a"}}) == {"item": {"pk": "a"}}
+        assert len(server.seen) == 2
+        await tool.provider.aclose()
+    async with serving(answering(refusal(code))) as server:
+        tool = canned(server, "get_item")
+        with pytest.raises(ToolUnavailable, match=code) as caught:
+            await call(tool, {"key": {"pk": "a"}})
+        assert caught.value.retryable
+        assert len(server.seen) == MAX_ATTEMPTS
+        await tool.provider.aclose()
+
+
+async def test_what_a_batch_left_undone_is_asked_for_again() -> None:
+    second = {"orders": [{"PutRequest": {"Item": {"pk": {"S": "b"}}}}]}
+    undone = response(json.dumps({"UnprocessedItems": second}), content_type="application/x-amz-json-1.0")
+    done = response('{"UnprocessedItems": {}}', content_type="application/x-amz-json-1.0")
+    async with serving(answering(undone, done)) as server:
+        tool = canned(server, "batch_write")
+        assert await call(tool, {"put": [{"pk": "a"}, {"pk": "b"}]}) == {"written": 2}
+        assert json.loads(server.seen[1].body)["RequestItems"] == second
+        await tool.provider.aclose()
+    async with serving(answering(undone)) as server:
+        tool = canned(server, "batch_write")
+        with pytest.raises(ToolUnavailable, match="a part of the batch undone"):
+            await call(tool, {"put": [{"pk": "a"}, {"pk": "b"}]})
+        await tool.provider.aclose()

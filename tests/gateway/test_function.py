@@ -13,10 +13,20 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.context import Caller, Progress, ToolContext
-from gateway.errors import InvalidInput, InvalidOutput, InvalidRequest, InvalidToolId
+from gateway.errors import (
+    InvalidInput,
+    InvalidOutput,
+    InvalidRequest,
+    InvalidToolId,
+    ToolError,
+    ToolFailed,
+    ToolTimeout,
+)
 from gateway.providers.base import StreamingProvider
 from gateway.providers.function import FunctionProvider, GeneratorProvider, function_tool
+from gateway.runner import Runner
 from gateway.tools.model import ToolExample
+from gateway.tools.registry import ToolRegistry
 
 pytestmark = pytest.mark.anyio
 
@@ -241,3 +251,63 @@ def test_every_option_of_a_tool_is_kept() -> None:
         False,
     )
     assert (tool.resource, tool.roles) == ("counter/{by}", frozenset({"admin"}))
+
+
+class MathError(ToolError):
+    """An error of a tool's own, with a code that a model can act on."""
+
+    code = "math_error"
+
+
+async def divide(a: float, b: float) -> float:
+    """Divide a by b."""
+    if b == 0:
+        raise MathError("b is zero; choose another divisor", details={"b": b})
+    return a / b
+
+
+async def run(func: Any, timeout_seconds: float | None = None, **arguments: Any) -> Any:
+    registry = ToolRegistry([function_tool(func)])
+    (tool,) = registry.tools()
+    return await Runner(registry).run(tool, arguments, ToolContext(), timeout_seconds=timeout_seconds)
+
+
+async def test_a_division_gives_a_quotient_or_says_what_is_wrong() -> None:
+    assert await run(divide, a=10, b=4) == 2.5
+    assert await run(divide, a=-1, b=0.5) == -2
+    with pytest.raises(MathError, match="another divisor") as caught:
+        await run(divide, a=1, b=0)
+    error = {
+        "code": "math_error",
+        "message": "b is zero; choose another divisor",
+        "retryable": False,
+        "details": {"b": 0},
+    }
+    assert caught.value.to_json() == error
+    for wrong in ({"a": 1}, {"a": 1, "b": "2"}, {"a": True, "b": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": None}):
+        with pytest.raises(InvalidInput):
+            await run(divide, **wrong)
+
+
+async def test_a_division_that_its_author_forgot_to_guard_has_failed() -> None:
+    def careless(a: float, b: float) -> float:
+        return a / b
+
+    with pytest.raises(ToolFailed, match="ZeroDivisionError") as caught:
+        await run(careless, a=1, b=0)
+    assert not caught.value.retryable
+
+
+async def test_a_function_that_takes_too_long_says_after_how_long() -> None:
+    async def slow() -> None:
+        await anyio.sleep(10)
+
+    def stuck() -> None:
+        release.wait(10)
+
+    release = threading.Event()
+    for func in (slow, stuck):
+        with pytest.raises(ToolTimeout, match=r"0\.05 s") as caught:
+            await run(func, timeout_seconds=0.05)
+        assert caught.value.retryable
+    release.set()

@@ -6,7 +6,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest, InvalidToolId
@@ -16,12 +16,14 @@ from gateway.tools.model import MAX_TAG, MAX_TAGS, RESERVED_NAMES, Tool, ToolId,
 PART = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=128)
 
 
+@settings(deadline=None)
 @given(name=PART, namespace=PART, version=PART)
 def test_every_form_survives_parsing(name: str, namespace: str, version: str) -> None:
     for tool_id in (ToolId(name), ToolId(name, namespace), ToolId(name, namespace, version)):
         assert ToolId.parse(str(tool_id)) == tool_id
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_an_id_or_a_clear_refusal(text: str) -> None:
     try:
@@ -100,6 +102,7 @@ def test_tags_have_one_normal_form(written: str, normal: str) -> None:
     assert normal_tag(written) == normal
 
 
+@settings(deadline=None)
 @given(st.text(max_size=100))
 def test_a_normal_tag_is_short_printable_and_stays_normal(text: str) -> None:
     tag = normal_tag(text)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidCursor
@@ -21,6 +21,7 @@ PLACES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(place=PLACES, filters=PLACES)
 def test_a_cursor_leads_back_to_its_place(place: object, filters: object) -> None:
     cursor = cursor_after(place, "tools", filters)

@@ -1,6 +1,7 @@
 """Search over tools."""
 
 import dataclasses
+import functools
 import threading
 
 import anyio
@@ -9,8 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.base import ToolSummary
+from gateway.context import Caller
 from gateway.errors import InvalidCursor, InvalidInput, InvalidRequest
+from gateway.grant import Grant
 from gateway.providers.function import function_tool
+from gateway.tools.access import permits
 from gateway.tools.model import ToolId
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -73,6 +77,14 @@ async def test_a_name_counts_more_than_a_description(search: ToolSearch) -> None
     assert found[2:] == ["weather"]
 
 
+async def test_what_fits_alike_is_listed_by_id() -> None:
+    made = function_tool(nothing)
+    tools = [dataclasses.replace(made, id=ToolId("find", f"n{number}"), tags=("x",)) for number in range(9, 0, -1)]
+    found = await ToolSearch(ToolRegistry(tools)).find("find")
+    assert len({hit.score for hit in found}) == 1
+    assert ids(found) == [f"n{number}:find" for number in range(1, 10)]
+
+
 async def test_any_of_the_words_is_enough(search: ToolSearch) -> None:
     assert set(ids(await search.find("weather listens"))) == {"weather", "HTTPServer2"}
 
@@ -121,6 +133,18 @@ async def test_what_is_not_permitted_is_not_found_and_takes_no_place(search: Too
     permitted = {"files:readFile", "weather"}
     assert set(ids(await search.find("file", 2, permits=lambda tool: tool.id in permitted))) == permitted
     assert ids(await search.find("", permits=lambda tool: tool.id in permitted)) == sorted(permitted)
+
+
+async def test_a_caller_finds_the_tools_of_its_role() -> None:
+    tools = registry()
+    tools.register(
+        dataclasses.replace(function_tool(nothing), id=ToolId("weather_control"), roles=frozenset({"wizard"}))
+    )
+    search = ToolSearch(tools)
+    for role, expected in (("", {"weather"}), ("Wizard", {"weather", "weather_control"})):
+        grant = Grant(caller=Caller(role=role))
+        found = await search.find("weather", permits=functools.partial(permits, grant))
+        assert set(ids(found)) == expected
 
 
 @pytest.mark.parametrize("query", ["", "file customer weather"])

@@ -1,5 +1,6 @@
 """Snippets against the types of the tools: what must fail is found, what may work is left alone."""
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing_extensions import TypedDict
 
 from gateway.errors import InvalidRequest
 from gateway.providers.function import function_tool
+from gateway.tools.model import ToolId
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.stubs import stub_module
 from runtimes import check
@@ -48,8 +50,16 @@ def maybe() -> User | None:
     raise NotImplementedError
 
 
+def odd(**arguments: int) -> dict[str, int]:
+    return arguments
+
+
+ODD = dataclasses.replace(
+    function_tool(odd), id=ToolId("count", "odd"), input_schema={"type": "object", "properties": {"a b": {}}}
+)
+DASHED = dataclasses.replace(function_tool(odd), id=ToolId("look-up", "dashed"))
 STUBS = stub_module(
-    ToolRegistry([*(function_tool(made, namespace="crm") for made in (get, find, order, maybe))]).tools()
+    ToolRegistry([*(function_tool(made, namespace="crm") for made in (get, find, order, maybe)), ODD, DASHED]).tools()
 )
 
 
@@ -222,6 +232,11 @@ GOOD = {
     "dynamic names": """
         globals()['late'] = 1
         late
+    """,
+    "odd names": """
+        tools.odd.count(**{"a b": 1})["x"]
+        getattr(tools.dashed, "look-up")(a=1)
+        tools.run_tool("dashed:look-up", {"a": 1})["x"]
     """,
     "by id": "tools.run_tool('crm:get', {'id': 1})['x'].y",
     "search": "tools.run_tool(tools.search_tools('people')[0]['id'], {})",

@@ -189,7 +189,7 @@ def test_unsafe_runs_when_it_is_allowed() -> None:
         (("--file", "my_tools.py", "--file", "./my_tools.py"), "there is a my_tools.py already"),
         (("--tools", "nowhere:X"), "--tools nowhere:X: importing it failed: ModuleNotFoundError"),
         (("--tools", "broken:X"), "--tools broken:X: importing it failed: ZeroDivisionError"),
-        (("--tools", "my_tools"), "--tools must be MODULE:ATTR"),
+        (("--tools", "my_tools"), "--tools must be MODULE:ATTR, or a .toml or .json file"),
         (("--tools", "my_tools:NUMBER"), "expected a function, a Tool, a list of these"),
         (("--tools", "my_tools:nothing"), "has no attribute 'nothing'"),
         (("--out", "."), "--out .: the folder is not empty; name a new or an empty one"),

@@ -106,3 +106,22 @@ def test_a_snippet_is_checked_before_it_runs(tmp_path: Path) -> None:
     assert "TypeCheckError" in done.stderr
     unchecked = toolexec("run", "-", "--tools", "my_tools:ALL", code=code, cwd=tmp_path)
     assert unchecked.stdout == "ran\n"
+
+
+def test_tools_may_be_described_in_a_file(tmp_path: Path) -> None:
+    described = {
+        "id": "text:upper",
+        "description": "In capitals.",
+        "provider": {"type": "cli", "argv": ["tr", "a-z", "A-Z"], "stdin": "{text}"},
+        "input_schema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+    }
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [described]}))
+    done = toolexec("tools", "call", "text:upper", '{"text": "abc"}', "--tools", "tools.json", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ('"ABC"\n', "")
+    snippet = toolexec("run", "-", "--tools", "tools.json", code="tools.text.upper(text='x')", cwd=tmp_path)
+    assert 'value: "X"' in snippet.stderr
+    (tmp_path / "tools.toml").write_text("tools = 1")
+    for name, says in (("tools.toml", "tools"), ("missing.toml", "cannot be read")):
+        wrong = toolexec("tools", "list", "--tools", name, cwd=tmp_path)
+        assert wrong.returncode == ExitCode.USAGE
+        assert says in wrong.stderr

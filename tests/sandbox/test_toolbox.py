@@ -1,6 +1,6 @@
 """What a host does with tools: call, find, describe, export, check; on whose behalf; and how providers end."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -246,3 +246,19 @@ async def test_closing_the_host_closes_its_sources() -> None:
         assert shelf.is_open
         assert (await host.refresh("shelf"))[0].error == ""
     assert not shelf.is_open
+
+
+class ByLength:
+    """Texts of like length mean alike."""
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [[float(len(text)), 40.0] for text in texts]
+
+
+async def test_a_host_may_find_tools_by_meaning() -> None:
+    async with AsyncExec(backends={"mock": MockBackend}, embedder=ByLength(), alpha=0) as host:
+        host.register(tool("log:write", Recorder(), description="x" * 90), tool("log:read", Recorder()))
+        assert (await host.search_tools("zebra"))[0].id == "log:read"
+        assert (await host.search_tools("zebra " * 20))[0].id == "log:write"
+    with pytest.raises(InvalidRequest, match="alpha must be 0"):
+        AsyncExec(alpha=1.5)
