@@ -1,0 +1,107 @@
+"""Tools as MCP and model providers list them."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import InvalidRequest
+from gateway.providers.function import function_tool
+from gateway.tools.export import export, mcp_tool
+from gateway.tools.model import Tool, ToolId
+from gateway.tools.registry import ToolRegistry
+
+
+def lookup(name: str) -> dict[str, int]:
+    """Look somebody up."""
+    return {name: 1}
+
+
+def tool(text: str, **more: Any) -> Tool:
+    return dataclasses.replace(function_tool(lookup), id=ToolId.parse(text), **more)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def test_each_format_has_its_shape() -> None:
+    tools = ToolRegistry([tool("crm:lookup:1.0.0", read_only=True, destructive=False, title="Look up", tags=("a",))])
+    openai = export(tools.tools(), "openai")
+    assert openai.tools == (
+        {
+            "type": "function",
+            "function": {"name": "crm__lookup", "description": "Look somebody up.", "parameters": SCHEMA},
+        },
+    )
+    assert openai.ids == {"crm__lookup": "crm:lookup:1.0.0"}
+    assert export(tools.tools(), "anthropic").tools == (
+        {"name": "crm__lookup", "description": "Look somebody up.", "input_schema": SCHEMA},
+    )
+    assert export(tools.tools(), "mcp").tools == (
+        {
+            "name": "crm__lookup",
+            "title": "Look up",
+            "description": "Look somebody up.",
+            "inputSchema": SCHEMA,
+            "outputSchema": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "annotations": {"readOnlyHint": True, "destructiveHint": False},
+            "_meta": {"toolexec/id": "crm:lookup:1.0.0", "toolexec/tags": ["a"]},
+        },
+    )
+
+
+def test_mcp_knows_results_that_are_objects_only() -> None:
+    found = mcp_tool(tool("crm:lookup", output_schema={"type": "string"}))
+    assert "outputSchema" not in found
+    assert found["name"] == "lookup"
+    assert found["_meta"]["toolexec/outputSchema"] == {"type": "string"}
+    plain = mcp_tool(tool("a", output_schema=None, input_schema={}, description=""))
+    assert plain == {"name": "a", "inputSchema": {"type": "object"}, "_meta": {"toolexec/id": "a", "toolexec/tags": []}}
+
+
+def test_only_what_a_role_may_use_is_exported() -> None:
+    tools = ToolRegistry([tool("a", roles=frozenset({"coach"})), tool("b"), tool("c", roles=frozenset({"system"}))])
+
+    def visible(role: str) -> set[str]:
+        page = tools.page(100, permits=lambda found: not found.tool.roles or role in found.tool.roles)
+        return set(export(page.items, "openai").ids.values())
+
+    assert visible("coach") == {"a", "b"}
+    assert visible("") == {"b"}
+    tools.disable("b")
+    assert visible("system") == {"c"}
+
+
+def test_names_that_would_meet_are_kept_apart() -> None:
+    tools = ToolRegistry([tool("a:b"), tool("a__b"), tool("a:b:0.1"), tool("a.x:b.c"), tool("a:" + "long" * 30)])
+    exported = export(tools.tools(), "openai")
+    assert sorted(exported.ids.values()) == [found.id for found in tools.tools()]
+    assert export(tools.tools(), "openai").ids == exported.ids, "the same every time"
+    assert max(map(len, exported.ids)) == 64
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="mcp, openai, anthropic"):
+        export((), "gemini")  # type: ignore[arg-type]  # what the test is about
+
+
+PART = st.text("aB1_.-", min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(PART, PART, st.none() | PART), max_size=6, unique=True))
+def test_every_name_is_legal_and_leads_back(parts: list[tuple[str, str, str | None]]) -> None:
+    ids = [ToolId("n" + name, "s" + namespace, version or "") for namespace, name, version in parts]
+    tools = ToolRegistry(dataclasses.replace(function_tool(lookup), id=tool_id) for tool_id in ids)
+    exported = export(tools.tools(), "openai")
+    assert sorted(exported.ids.values()) == sorted(map(str, ids))
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in exported.ids)
+    assert [found["function"]["name"] for found in exported.tools] == list(exported.ids)
