@@ -1,14 +1,10 @@
-"""The catalogue itself: registering tools, changing them, listing them, and judging arguments.
+"""The catalogue itself: registering tools, changing them, listing them, and judging arguments."""
 
-python benchmarks/catalogue.py
-"""
-
-import asyncio
 import copy
 import dataclasses
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from figures import Figure, rounds, spread, timed_sync
 
 from gateway.providers.function import function_tool
 from gateway.tools.model import Tool, ToolId
@@ -47,14 +43,6 @@ ARGUMENTS = {
 }
 
 
-class Measured(NamedTuple):
-    """One measured thing, in seconds; `target_seconds` is the most that the median may be."""
-
-    name: str
-    seconds: list[float]
-    target_seconds: float | None = None
-
-
 def nothing() -> None:
     raise NotImplementedError
 
@@ -68,23 +56,20 @@ def tools() -> list[Tool]:
     ]
 
 
-async def measure(count: int = 2000) -> list[Measured]:
+async def measure(share: float) -> list[Figure]:
     some = tools()
     registry = ToolRegistry(some)
-    changed = [dataclasses.replace(some[0], description="New."), *some[1:100]]
-    registry.replace_all("source", [dataclasses.replace(tool, id=ToolId(tool.id.name, "s")) for tool in some[:100]])
-    updates = [
-        [dataclasses.replace(tool, id=ToolId(tool.id.name, "s"), notes=str(number)) for tool in changed]
-        for number in range(10)
-    ]
-    plain, coercing = SchemaValidator(TEN_FIELDS), SchemaValidator(coerced())
+    count = rounds(2000, share)
+    built = [timed_sync(lambda: ToolRegistry(some)) for _ in range(rounds(5, share))]
+    changed = [timed_sync(partial(registry.replace_all, "source", update)) for update in updates(some[:100])]
     cursor = registry.page(2500).cursor
+    listed = [timed_sync(lambda: registry.page(100, cursor)) for _ in range(count)]
     return [
-        Measured("catalogue: register 5,000 tools at once", rounds(5, lambda: ToolRegistry(some)), 2.0),
-        Measured("catalogue: replace the 100 tools of a source", [replaced(registry, update) for update in updates]),
-        Measured("catalogue: a page of 100 out of 5,000", rounds(count, lambda: registry.page(100, cursor))),
-        Measured("validate: ten fields", rounds(count, lambda: plain.validate_input(ARGUMENTS)), 10e-6),
-        Measured("validate: ten fields, one coerced", rounds(count, lambda: coercing.validate_input(ARGUMENTS))),
+        spread("catalogue: register 5,000 tools at once", "ms", built, target=2000),
+        spread("catalogue: replace the 100 tools of a source", "ms", changed),
+        spread("catalogue: a page of 100 out of 5,000", "µs", listed),
+        spread("validate: ten fields", "µs", validated(TEN_FIELDS, count), target=10),
+        spread("validate: ten fields, one coerced", "µs", validated(coerced(), count)),
     ]
 
 
@@ -94,26 +79,3 @@ def coerced() -> dict[str, Any]:
     return schema
 
 
-def rounds(count: int, action: Callable[[], object]) -> list[float]:
-    return [timed(action) for _ in range(count)]
-
-
-def replaced(registry: ToolRegistry, update: list[Tool]) -> float:
-    return timed(lambda: registry.replace_all("source", update))
-
-
-def timed(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-async def main() -> None:
-    for one in await measure():
-        p50, p95 = (sorted(one.seconds)[int(len(one.seconds) * share)] * 1e3 for share in (0.5, 0.95))
-        target = "" if one.target_seconds is None else f"at most {one.target_seconds * 1e3:g} ms"
-        print(f"{one.name:50} {p50:10.4f} ms p50 {p95:10.4f} ms p95   {target}")
-
-
-if __name__ == "__main__":
-    asyncio.run(main())

@@ -30,9 +30,9 @@ class CallLog:
         self.calls: list[ToolCall] = []
         self._on_call = on_call
 
-    def open(self, tool_id: str, arguments: JsonValue, via: str) -> "OpenCall":
+    def open(self, tool_id: str, arguments: JsonValue, via: str, warnings: tuple[str, ...] = ()) -> "OpenCall":
         """Give the call its index. `arguments` belong to the record from here on."""
-        return OpenCall(self, tool_id, arguments, via)
+        return OpenCall(self, tool_id, arguments, via, warnings)
 
     def tell(self, call: ToolCall) -> None:
         if self._on_call is not None:
@@ -44,7 +44,7 @@ class OpenCall:
 
     __slots__ = ("_call", "_clock", "_log")
 
-    def __init__(self, log: CallLog, tool_id: str, arguments: JsonValue, via: str) -> None:
+    def __init__(self, log: CallLog, tool_id: str, arguments: JsonValue, via: str, warnings: tuple[str, ...]) -> None:
         self._log = log
         self._clock = time.perf_counter()
         self._call = ToolCall(
@@ -58,6 +58,7 @@ class OpenCall:
             duration_seconds=0.0,
             attempts=0,
             via=via,
+            warnings=warnings,
         )
         log.calls.append(self._call)
 
@@ -75,6 +76,7 @@ class OpenCall:
             tool_id=call.tool_id,
             arguments=call.arguments,
             via=call.via,
+            warnings=call.warnings,
         )
         try:
             await self._log.journal.append(record)
@@ -135,4 +137,5 @@ class OpenCall:
             duration_seconds=time.perf_counter() - self._clock,
             attempts=attempts,
             via=call.via,
+            warnings=call.warnings,
         )

@@ -125,23 +125,23 @@ class GatewayClient:
     async def _feed(self, request: pb.RunToolRequest, feed: Feed) -> JsonValue:
         """The call of a stream: pass on what the gateway tells, then its result or its error."""
         call = self._stub.StreamTool(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        last = None
         try:
-            async for event in call:
-                data = json.loads(event.data)
-                match event.kind:
-                    case "chunk":
-                        await feed.chunk(Encoded(data, event.data))
-                    case "progress":
-                        feed.progress(Progress(**data))
-                    case "error":
-                        raise decode_error(event.error)
-                    case _:
-                        return data
+            async for last in call:
+                data = json.loads(last.data)
+                if last.kind == "chunk":
+                    await feed.chunk(Encoded(data, last.data))
+                elif last.kind == "progress":
+                    feed.progress(Progress(**data))
         except grpc.aio.AioRpcError as error:
             raise exception_of(error) from error
         finally:
             call.cancel()
-        raise ProtocolError("the gateway ended a stream without its last event")
+        if last is None or last.kind not in {"done", "error"}:
+            raise ProtocolError("the gateway ended a stream without its last event")
+        if last.kind == "error":
+            raise decode_error(last.error)
+        return data
 
     async def _call(self, method: str, request: object) -> Any:
         call: Awaitable[Any] = getattr(self._stub, method)(

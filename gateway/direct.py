@@ -180,7 +180,7 @@ class DirectGateway:
         self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
     ) -> JsonValue:
         """Make a call that is permitted and paid for."""
-        call = self._log.open(tool.id, recorded(given.data), via)
+        call = self._log.open(tool.id, recorded(given.data), via, _warnings(tool, given))
         attempts = 0
         await call.start()
         try:
@@ -284,6 +284,10 @@ class _Answer(NamedTuple):
 
     value: JsonValue
     record: JsonValue
+
+
+def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:
+    return tuple(f"the argument {name!r} is deprecated" for name in tool.input.deprecated(given.value))
 
 
 def _shorter(one: float | None, other: float | None) -> float | None:

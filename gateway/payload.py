@@ -70,9 +70,9 @@ def decode(data: bytes, max_nesting: int = MAX_NESTING) -> JsonValue:
     return value
 
 
-def recorded(data: bytes) -> JsonValue:
-    """What a record keeps of encoded JSON: a copy of its own, or the head of a value over 64 KiB."""
-    return _read(data.decode()) if len(data) <= MAX_RECORDED_BYTES else _truncated(data, len(data))
+def recorded(data: bytes, most_bytes: int = MAX_RECORDED_BYTES) -> JsonValue:
+    """What a record keeps of encoded JSON: a copy of its own, or the head of a larger value."""
+    return _read(data.decode()) if len(data) <= most_bytes else _truncated(data, len(data))
 
 
 class RecordedList:

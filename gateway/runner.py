@@ -18,11 +18,13 @@ from gateway.errors import (
     ToolTimeout,
     ToolUnavailable,
 )
-from gateway.payload import Encoded, NotJsonError, normalise, printable
+from gateway.payload import Encoded, NotJsonError, normalise, printable, recorded
 from gateway.providers.base import StreamingProvider
 from gateway.tools.registry import RegisteredTool, ToolRegistry
+from gateway.tools.validation import SchemaValidator
 
 _MAX_FAILURE_TEXT = 2000
+_MAX_MISFIT_BYTES = 8 << 10
 _END = object()
 
 Answer = TypeVar("Answer")
@@ -120,7 +122,7 @@ async def _in_time(
 async def _checked(tool: RegisteredTool, answer: Awaitable[JsonValue]) -> Encoded:
     result = _normalised(tool, await _answer(answer))
     if tool.output is not None:
-        tool.output.validate_output(result.value)
+        _validate(tool.output, result)
     return result
 
 
@@ -130,8 +132,17 @@ async def _next_chunk(tool: RegisteredTool, chunks: AsyncIterator[JsonValue]) ->
         return None
     result = _normalised(tool, chunk)
     if tool.chunk is not None:
-        tool.chunk.validate_output(result.value)
+        _validate(tool.chunk, result)
     return result
+
+
+def _validate(schema: SchemaValidator, result: Encoded) -> None:
+    """Raise InvalidOutput, which keeps the value that does not fit."""
+    try:
+        schema.validate_output(result.value)
+    except InvalidOutput as misfit:
+        misfit.details["value"] = recorded(result.data, _MAX_MISFIT_BYTES)
+        raise
 
 
 async def _answer(answer: Awaitable[JsonValue]) -> JsonValue:

@@ -106,9 +106,8 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
     async def RunTool(self, request: pb.RunToolRequest, context: Context) -> pb.RunToolResponse:  # noqa: N802
         return pb.RunToolResponse(value=await self._unary(context, "run_tool", lambda: _call(request)))
 
-    async def StreamTool(  # noqa: N802
-        self, request: pb.RunToolRequest, context: Context
-    ) -> AsyncIterator[pb.ToolEvent]:
+    async def StreamTool(self, request: pb.RunToolRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - as Attach
+        # Written, not yielded: gRPC drops a generator whose caller is gone without closing it.
         try:
             call = _call(request)
             timeout_seconds = call.get("timeout_seconds")
@@ -118,7 +117,7 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
             await _abort(context, error)
         try:
             async for event in events:
-                yield _event(event)
+                await context.write(_event(event))
         finally:
             await events.aclose()
 

@@ -36,9 +36,9 @@ class ExecutionStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
-    """A tool call was asked for. `via` is the operation it came by: run_tool, run_chain or run_parallel.
+    """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain or run_parallel.
 
-    `execution_id` is empty for calls that the host itself makes.
+    `warnings` say what is not wrong, and yet not as it should be, such as an argument that is deprecated.
     """
 
     execution_id: str
@@ -47,6 +47,7 @@ class CallStarted:
     tool_id: str
     arguments: JsonValue
     via: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class ToolCall:
     duration_seconds: float
     attempts: int
     via: str
+    warnings: tuple[str, ...] = ()
 
 
 Record: TypeAlias = ExecutionStarted | CallStarted | CallFinished | ExecutionFinished

@@ -294,6 +294,9 @@ def _compiled(tool: Tool) -> RegisteredTool:
 def _chunk(tool: Tool) -> SchemaValidator | None:
     """The whole result of a tool that streams is the list of its chunks."""
     schema = tool.output_schema or {}
-    if "items" not in schema:
+    items = schema.get("items")
+    if not isinstance(items, Mapping):
         return None
-    return SchemaValidator({**{key: schema[key] for key in ("$defs", "$schema") if key in schema}, **schema["items"]})
+    # What a `$ref` in it points to, and which dialect it is, stand at the root.
+    root = {key: schema[key] for key in ("$defs", "$schema", "definitions") if key in schema}
+    return SchemaValidator({**root, **items})

@@ -419,3 +419,18 @@ async def test_a_listener_that_fails_is_heard_and_the_record_still_complete(
     with pytest.raises(RuntimeError, match="listener"):
         await world.gateway(listener).run_tool("echo", {})
     assert [type(record) for record in await world.records()] == [CallStarted, CallFinished]
+
+
+async def test_deprecated_arguments_are_used_and_warned_of(world: World) -> None:
+    schema = {"type": "object", "properties": {"value": {}, "old": {"deprecated": True, "default": 1}}}
+
+    def anything(**more: Any) -> Any:
+        return more
+
+    world.registry.register(dataclasses.replace(function_tool(anything, name="aged"), input_schema=schema))
+    gateway = world.gateway()
+    assert await gateway.run_tool("aged", {"old": 5}) == {"old": 5}
+    assert await gateway.run_tool("aged", {"value": 5}) == {"value": 5, "old": 1}
+    assert [call.warnings for call in gateway.calls] == [("the argument 'old' is deprecated",), ()]
+    started = [record for record in await world.journal.records("e") if isinstance(record, CallStarted)]
+    assert [record.warnings for record in started] == [call.warnings for call in gateway.calls]

@@ -5,6 +5,7 @@ import base64
 import itertools
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -302,11 +303,13 @@ def test_every_json_value_survives_the_way_there_and_back(value: Any) -> None:
     assert value_of(attribute_of(value)) == value
 
 
+def said(body: str, status: str = "200 OK") -> bytes:
+    return response(body, status, "application/x-amz-json-1.0")
+
+
 def refusal(code: str) -> bytes:
     kind = f"com.amazonaws.dynamodb.v20120810#{code}"
-    return response(
-        json.dumps({"__type": kind, "message": "slow down"}), "400 Bad Request", "application/x-amz-json-1.0"
-    )
+    return said(json.dumps({"__type": kind, "message": "slow down"}), "400 Bad Request")
 
 
 def answering(*answers: bytes) -> Answer:
@@ -319,38 +322,36 @@ def answering(*answers: bytes) -> Answer:
     return answer
 
 
-def canned(server: Server, operation: str) -> Tool:
-    return DynamoDb(endpoint_url=server.url, **KEYS).tool("t:x", operation, "orders")
+@asynccontextmanager
+async def canned(operation: str, *answers: bytes) -> AsyncIterator[tuple[Server, Tool]]:
+    async with serving(answering(*answers)) as server:
+        database = DynamoDb(endpoint_url=server.url, **KEYS)
+        try:
+            yield server, database.tool("t:x", operation, "orders")
+        finally:
+            await database.aclose()
 
 
 @pytest.mark.parametrize("code", ["ProvisionedThroughputExceededException", "ThrottlingException"])
 async def test_a_throttled_request_is_tried_again_and_then_may_work_later(code: str) -> None:
-    item = response('{"Item": {"pk": {"S": "a"}}}', content_type="application/x-amz-json-1.0")
-    async with serving(answering(refusal(code), item)) as server:
-        tool = canned(server, "get_item")
-        assert await call(tool, {"key": {"pk": "a"}}) == {"item": {"pk": "a"}}
+    key = {"key": {"pk": "a"}}
+    async with canned("get_item", refusal(code), said('{"Item": {"pk": {"S": "a"}}}')) as (server, tool):
+        assert await call(tool, key) == {"item": {"pk": "a"}}
         assert len(server.seen) == 2
-        await tool.provider.aclose()
-    async with serving(answering(refusal(code))) as server:
-        tool = canned(server, "get_item")
+    async with canned("get_item", refusal(code)) as (server, tool):
         with pytest.raises(ToolUnavailable, match=code) as caught:
-            await call(tool, {"key": {"pk": "a"}})
+            await call(tool, key)
         assert caught.value.retryable
         assert len(server.seen) == MAX_ATTEMPTS
-        await tool.provider.aclose()
 
 
 async def test_what_a_batch_left_undone_is_asked_for_again() -> None:
+    items = {"put": [{"pk": "a"}, {"pk": "b"}]}
     second = {"orders": [{"PutRequest": {"Item": {"pk": {"S": "b"}}}}]}
-    undone = response(json.dumps({"UnprocessedItems": second}), content_type="application/x-amz-json-1.0")
-    done = response('{"UnprocessedItems": {}}', content_type="application/x-amz-json-1.0")
-    async with serving(answering(undone, done)) as server:
-        tool = canned(server, "batch_write")
-        assert await call(tool, {"put": [{"pk": "a"}, {"pk": "b"}]}) == {"written": 2}
+    undone, done = (said(json.dumps({"UnprocessedItems": left})) for left in (second, {}))
+    async with canned("batch_write", undone, done) as (server, tool):
+        assert await call(tool, items) == {"written": 2}
         assert json.loads(server.seen[1].body)["RequestItems"] == second
-        await tool.provider.aclose()
-    async with serving(answering(undone)) as server:
-        tool = canned(server, "batch_write")
+    async with canned("batch_write", undone) as (_, tool):
         with pytest.raises(ToolUnavailable, match="a part of the batch undone"):
-            await call(tool, {"put": [{"pk": "a"}, {"pk": "b"}]})
-        await tool.provider.aclose()
+            await call(tool, items)

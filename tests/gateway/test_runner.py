@@ -40,6 +40,9 @@ class Answers:
             raise self.answer
         return self.answer
 
+    async def health(self) -> None:
+        """It always answers."""
+
     async def aclose(self) -> None:
         """Nothing is held."""
 
@@ -208,3 +211,16 @@ async def test_cancellation_passes_through() -> None:
     with anyio.move_on_after(0.05) as scope:
         await run(function_tool(sleep), {})
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ({"n": "one"}, {"n": "one"}),
+        ({"n": "x" * 10_000}, {"truncated": True, "bytes": 10_008, "head": '{"n":"' + "x" * 994}),
+    ],
+)
+async def test_a_result_that_does_not_fit_is_kept_on_the_error(answer: Any, kept: Any) -> None:
+    with pytest.raises(InvalidOutput) as caught:
+        await run(answering(answer, output_schema={"properties": {"n": {"type": "integer"}}}), {})
+    assert caught.value.details["value"] == kept
