@@ -1,0 +1,174 @@
+"""One statement on one connection, in SQLAlchemy's synchronous dress: these functions run inside `run_sync`."""
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, TextClause, bindparam, inspect, text
+from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.exc import DBAPIError
+
+from gateway.base import MAX_RESULT_BYTES, JsonValue
+from gateway.errors import PayloadTooLarge, ToolFailed
+from gateway.payload import encode
+from gateway.providers._sql_guard import Statement
+from gateway.providers._sql_postgres import MAX_RECEIVED_BYTES, Inlet
+from gateway.providers._sql_target import Target
+from gateway.providers._sql_values import json_value
+
+MAX_TABLES = 200
+"""Tables that one description lists."""
+
+_BATCH = 50
+"""Rows fetched at a time: what the host holds beyond the rows it has looked at."""
+
+_OVERHEAD_BYTES = 1000  # of a result around its rows, but for the names of the columns
+_MYSQL_JSON = 245
+
+
+def read(connection: Connection, target: Target, statement: Statement, values: Mapping[str, Any]) -> JsonValue:
+    """The rows of a statement that only reads, fetched as far as they are wanted."""
+    _begin_reading(connection, target)
+    options = {"stream_results": True, "max_row_buffer": _BATCH}
+    with _watched(connection, target):
+        result = connection.execute(_clause(statement), values, execution_options=options)
+        answer = _rows(result, target)
+        if answer["truncated"] and target.dialect == "mysql":
+            connection.invalidate()  # closing the cursor would read the rest of the rows
+        result.close()
+    return answer
+
+
+def write(connection: Connection, target: Target, statement: Statement, values: Mapping[str, Any]) -> JsonValue:
+    """What a statement changed, and the rows it returns. Committed last: when this raises, nothing has happened."""
+    with _watched(connection, target):
+        if target.dialect == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 begins by itself for some statements only
+        result = connection.execute(_clause(statement), values)
+        answer: dict[str, JsonValue] = _rows(result, target) if result.returns_rows else {}
+    answer["rows_affected"] = result.rowcount if result.rowcount >= 0 else None
+    _commit(connection)
+    return answer
+
+
+def tables(connection: Connection, target: Target, schema: str | None, table: str | None) -> JsonValue:
+    """Tables and views with their columns; of all of them, or of one."""
+    _begin_reading(connection, target)
+    with _watched(connection, target):
+        inspector = inspect(connection)
+        kinds = dict.fromkeys(inspector.get_table_names(schema), "table")
+        kinds |= dict.fromkeys(inspector.get_view_names(schema), "view")
+        names = sorted(kinds) if table is None else [name for name in (table,) if name in kinds]
+        listed = names[:MAX_TABLES]
+        described = [{"name": name, "kind": kinds[name], **_table(inspector, name, schema)} for name in listed]
+    return {"tables": described, "truncated": len(listed) < len(names)}
+
+
+def _begin_reading(connection: Connection, target: Target) -> None:
+    if target.dialect == "postgres":
+        connection.execution_options(postgresql_readonly=True)  # in place; the pool takes it back
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise ToolFailed(
+            "the connection was lost during the commit; whether the change was made is not known, so look",
+            details={"outcome": "unknown"},
+        ) from error
+
+
+@contextlib.contextmanager
+def _watched(connection: Connection, target: Target) -> Iterator[None]:
+    """Count what a statement costs where the database does not: SQLite's time, and the bytes that PostgreSQL sends."""
+    if target.dialect == "sqlite":
+        connection.info["watch"].deadline = time.monotonic() + target.statement_timeout_seconds
+        connection.info["watch"].ended = False
+    inlet: Inlet | None = connection.info.get("inlet")
+    if inlet is not None:
+        inlet.received_bytes = 0
+    try:
+        yield
+    except Exception as error:
+        if inlet is None or inlet.received_bytes <= MAX_RECEIVED_BYTES:
+            raise
+        connection.invalidate()  # the inlet has cut it
+        raise PayloadTooLarge("what the database sends", inlet.received_bytes, MAX_RECEIVED_BYTES) from error
+
+
+@functools.lru_cache(maxsize=512)
+def _clause(statement: Statement) -> TextClause:
+    return text(statement.text).bindparams(*(bindparam(name, expanding=True) for name in statement.lists))
+
+
+def _rows(result: CursorResult[Any], target: Target) -> dict[str, JsonValue]:
+    columns = _distinct(list(result.keys()))
+    structured = _json_columns(result, target)
+    rows: list[JsonValue] = []
+    left_bytes = MAX_RESULT_BYTES - _OVERHEAD_BYTES - len(encode(columns))
+    while batch := result.fetchmany(_BATCH):
+        for values in batch:
+            row = {name: json_value(value) for name, value in zip(columns, values, strict=True)}
+            for name in structured & row.keys():
+                row[name] = json.loads(row[name]) if isinstance(row[name], str) else row[name]
+            size = len(encode(row)) + 1
+            if size > left_bytes and not rows:
+                raise PayloadTooLarge("a row", size, left_bytes)
+            if size > left_bytes or len(rows) == target.max_rows:
+                return {"columns": columns, "rows": rows, "row_count": len(rows), "truncated": True}
+            left_bytes -= size
+            rows.append(row)
+    return {"columns": columns, "rows": rows, "row_count": len(rows), "truncated": False}
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """A second `id` is `id_2`: rows are objects, and none of their values may get lost."""
+    found: dict[str, None] = {}
+    for name in names:
+        candidate, number = name, 1
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found[candidate] = None
+    return list(found)
+
+
+def _json_columns(result: CursorResult[Any], target: Target) -> set[str]:
+    """MySQL gives its JSON as text; PostgreSQL's codec has decoded it, and the others have no such type."""
+    if target.dialect != "mysql" or result.cursor is None:
+        return set()
+    return {column[0] for column in result.cursor.description or () if column[1] == _MYSQL_JSON}
+
+
+def _table(inspector: Any, name: str, schema: str | None) -> dict[str, JsonValue]:
+    keys = set(inspector.get_pk_constraint(name, schema)["constrained_columns"])
+    columns = [_column(column, is_key=column["name"] in keys) for column in inspector.get_columns(name, schema)]
+    references = [
+        {
+            "columns": key["constrained_columns"],
+            "table": ".".join(filter(None, (key["referred_schema"], key["referred_table"]))),
+            "referred_columns": key["referred_columns"],
+        }
+        for key in inspector.get_foreign_keys(name, schema)
+    ]
+    return {"columns": columns, "foreign_keys": references}
+
+
+def _column(column: ReflectedColumn, *, is_key: bool) -> dict[str, JsonValue]:
+    described: dict[str, JsonValue] = {
+        "name": column["name"],
+        "type": str(column["type"]),
+        "nullable": bool(column["nullable"]),
+        "primary_key": is_key,
+    }
+    if column.get("default") is not None:
+        described["default"] = str(column["default"])
+    if column.get("comment"):
+        described["comment"] = str(column["comment"])
+    return described
