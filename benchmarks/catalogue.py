@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any
 
 from figures import Figure, rounds, spread, timed_sync
@@ -61,21 +62,29 @@ async def measure(share: float) -> list[Figure]:
     registry = ToolRegistry(some)
     count = rounds(2000, share)
     built = [timed_sync(lambda: ToolRegistry(some)) for _ in range(rounds(5, share))]
-    changed = [timed_sync(partial(registry.replace_all, "source", update)) for update in updates(some[:100])]
+    registry.replace_all("source", changed(some[:100], "first"))
+    replaced = [timed_sync(partial(registry.replace_all, "source", changed(some[:100], str(n)))) for n in range(10)]
     cursor = registry.page(2500).cursor
     listed = [timed_sync(lambda: registry.page(100, cursor)) for _ in range(count)]
     return [
         spread("catalogue: register 5,000 tools at once", "ms", built, target=2000),
-        spread("catalogue: replace the 100 tools of a source", "ms", changed),
+        spread("catalogue: replace the 100 tools of a source", "ms", replaced),
         spread("catalogue: a page of 100 out of 5,000", "µs", listed),
         spread("validate: ten fields", "µs", validated(TEN_FIELDS, count), target=10),
         spread("validate: ten fields, one coerced", "µs", validated(coerced(), count)),
     ]
 
 
+def changed(tools: list[Tool], notes: str) -> list[Tool]:
+    return [dataclasses.replace(tool, id=ToolId(tool.id.name, "source"), notes=notes) for tool in tools]
+
+
+def validated(schema: dict[str, Any], count: int) -> list[float]:
+    validator = SchemaValidator(schema)
+    return [timed_sync(lambda: validator.validate_input(ARGUMENTS)) for _ in range(count)]
+
+
 def coerced() -> dict[str, Any]:
     schema = copy.deepcopy(TEN_FIELDS)
     schema["properties"]["limit"]["x-coerce"] = True
     return schema
-
-

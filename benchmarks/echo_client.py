@@ -19,11 +19,12 @@ def main(address: str, count: int) -> list[float]:
         request_serializer=pb.GuestFrame.SerializeToString,
         response_deserializer=pb.HostFrame.FromString,
     )(iter(outbox.get, None))
+    replies = iter(stream)
     seconds = []
     for _ in range(count):
         started = time.perf_counter()
         outbox.put(pb.GuestFrame(tool_call=CALL))
-        next(stream)
+        next(replies)
         seconds.append(time.perf_counter() - started)
     outbox.put(None)
     return seconds

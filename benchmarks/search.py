@@ -1,16 +1,14 @@
-"""Finding and describing tools in a catalogue of 5,000: what it costs a caller who waits.
+"""Finding and describing tools in a catalogue of 5,000: what it costs a caller who waits."""
 
-python benchmarks/search.py
-"""
-
-import asyncio
 import dataclasses
 import itertools
 import random
-import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import partial
 
+from figures import Figure, rounds, spread, timed, timed_sync
+
+from gateway.base import DetailLevel
 from gateway.providers.function import function_tool
 from gateway.tools.docs import describe
 from gateway.tools.model import Tool, ToolId
@@ -44,14 +42,6 @@ QUERIES = (
 )
 
 
-class Measured(NamedTuple):
-    """One measured thing, in seconds; `target_seconds` is the most that the median may be."""
-
-    name: str
-    seconds: list[float]
-    target_seconds: float | None = None
-
-
 def nothing(id: str, limit: int = 10, verbose: bool = False) -> dict[str, str]:  # noqa: A002, FBT001, FBT002 - a tool's
     raise NotImplementedError
 
@@ -67,60 +57,44 @@ def tools(count: int = TOOLS) -> Iterator[Tool]:
         yield dataclasses.replace(made, id=tool_id, description=text, tags=(noun, other))
 
 
-async def measure(count: int = 400) -> list[Measured]:
+async def measure(share: float) -> list[Figure]:
     registry = ToolRegistry(tools())
+    count = rounds(400, share)
     by_words, by_meaning = ToolSearch(registry), ToolSearch(registry, embedder=LocalEmbedder())
     return [
-        Measured("search: first, with 5,000 tools to index", [await found(by_words, "refund")]),
-        Measured("search: 5,000 tools by words", await searched(by_words, count), 1e-3),
-        Measured("search: first by meaning, with 5,000 texts to embed", [await found(by_meaning, "refund")]),
-        Measured("search: 5,000 tools by words and meaning", await searched(by_meaning, count)),
-        Measured("describe: summary", described(registry, "summary", count), 100e-6),
-        Measured("describe: full", described(registry, "full", count), 100e-6),
-        Measured("stubs: of 100 tools", [stubs(registry) for _ in range(10)]),
-        Measured("check: a snippet with 100 tools", [await checked(registry) for _ in range(10)]),
+        spread("search: first, with 5,000 tools to index", "ms", await searched(by_words, 1)),
+        spread("search: 5,000 tools by words", "ms", await searched(by_words, count), target=1),
+        spread("search: first by meaning, with 5,000 texts to embed", "ms", await searched(by_meaning, 1)),
+        spread("search: 5,000 tools by words and meaning", "ms", await searched(by_meaning, count)),
+        spread("describe: summary", "µs", described(registry, "summary", count), target=100),
+        spread("describe: full", "µs", described(registry, "full", count), target=100),
+        spread("stubs: of 100 tools", "ms", stubbed(registry, rounds(10, share))),
+        spread("check: a snippet with 100 tools", "ms", await checked(registry, rounds(10, share))),
     ]
 
 
 async def searched(search: ToolSearch, count: int) -> list[float]:
-    return [await found(search, query) for query in itertools.islice(itertools.cycle(QUERIES), count)]
+    async def find(query: str) -> None:
+        assert await search.find(query)
+
+    queries = itertools.islice(itertools.cycle(QUERIES), count)
+    return [await timed(partial(find, query)) for query in queries]
 
 
-async def found(search: ToolSearch, query: str) -> float:
-    started = time.perf_counter()
-    assert await search.find(query)
-    return time.perf_counter() - started
+def described(registry: ToolRegistry, level: DetailLevel, count: int) -> list[float]:
+    return [timed_sync(partial(describe, tool, level)) for tool in registry.tools()[:count]]
 
 
-def described(registry: ToolRegistry, level: str, count: int) -> list[float]:
-    seconds = []
-    for tool in registry.tools()[:count]:
-        started = time.perf_counter()
-        describe(tool, level)
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def stubs(registry: ToolRegistry) -> float:
-    started = time.perf_counter()
-    stub_module(registry.tools()[:100])
-    return time.perf_counter() - started
-
-
-async def checked(registry: ToolRegistry) -> float:
+def stubbed(registry: ToolRegistry, count: int) -> list[float]:
     shown = registry.tools()[:100]
-    text = stub_module(shown)
-    started = time.perf_counter()
-    assert not await check_snippet(f"tools.{shown[0].address.replace(':', '.')}(id='7')", text)
-    return time.perf_counter() - started
+    return [timed_sync(lambda: stub_module(shown)) for _ in range(count)]
 
 
-async def main() -> None:
-    for one in await measure():
-        p50, p95 = (sorted(one.seconds)[int(len(one.seconds) * share)] * 1e3 for share in (0.5, 0.95))
-        target = "" if one.target_seconds is None else f"   at most {one.target_seconds * 1e3:g} ms"
-        print(f"{one.name:55} p50 {p50:8.3f} ms   p95 {p95:8.3f} ms{target}")
+async def checked(registry: ToolRegistry, count: int) -> list[float]:
+    shown = registry.tools()[:100]
+    stubs = stub_module(shown)
 
+    async def check() -> None:
+        assert not await check_snippet(f"tools.{shown[0].address.replace(':', '.')}(id='7')", stubs)
 
-if __name__ == "__main__":
-    asyncio.run(main())
+    return [await timed(check) for _ in range(count)]

@@ -264,7 +264,12 @@ class DirectGateway:
 
     def _access(self, call: ParallelCall) -> Access | None:
         tool = self._registry.find(call.tool_id)
-        return None if tool is None else access_of(tool.tool, call.arguments)
+        if tool is None or not isinstance(call.arguments, Mapping):
+            return None
+        try:
+            return access_of(tool.tool, tool.input.validate_input(call.arguments))
+        except ToolError:
+            return None
 
     def _check_open(self) -> None:
         if self.grant.closed or self.grant.remaining_seconds() == 0:

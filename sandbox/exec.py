@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,7 +18,6 @@ from gateway.journal.memory import MemoryJournal
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
-from gateway.tools.semantic import Embedder
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from sandbox.assemble import Observer
@@ -26,6 +25,9 @@ from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
 from sandbox.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from gateway.tools.semantic import Embedder  # its module is for who has one
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class AsyncExec(Toolbox):
         workers: int | None = None,
         pool_size: int | None = None,
         journal: Journal | None = None,
-        embedder: Embedder | None = None,
+        embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
     ) -> None:

@@ -28,13 +28,13 @@ from gateway.sources import SourceReport, ToolSource
 from gateway.tools.export import Exported, ExportFormat
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
-from gateway.tools.semantic import Embedder
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 from sandbox.result import Event, ExecutionResult
 
 if TYPE_CHECKING:
+    from gateway.tools.semantic import Embedder
     from runtimes.check import Diagnostic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -59,7 +59,7 @@ class Exec:
         workers: int | None = None,
         pool_size: int | None = None,
         journal: Journal | None = None,
-        embedder: Embedder | None = None,
+        embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
     ) -> None:

@@ -27,12 +27,12 @@ async def stubs_for(grant: Grant, registry: ToolRegistry) -> str:
     return await anyio.to_thread.run_sync(stub_module, tools)
 
 
-def access_of(tool: Tool, arguments: JsonValue) -> Access:
-    """The resource that a call of `tool` uses, with the arguments that its name names filled in, and whether it writes.
+def access_of(tool: Tool, arguments: Mapping[str, JsonValue]) -> Access:
+    """The resource that a call of `tool` uses, and whether it writes: a tool that does not say it is read-only does.
 
-    A tool that does not say it is read-only writes. An argument that is missing stands as it is written.
+    `arguments` as the provider gets them: what is the same account to it must be the same resource here. One that is
+    missing stands as it is written.
     """
-    given = arguments if isinstance(arguments, Mapping) else {}
     resource = tool.resource or tool.id.namespace or tool.id.name
-    filled = _ARGUMENT.sub(lambda found: repr(given.get(found[1], found[0])), resource)
+    filled = _ARGUMENT.sub(lambda found: str(arguments.get(found[1], found[0])), resource)
     return Access(filled, writes=not tool.read_only)

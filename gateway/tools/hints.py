@@ -8,6 +8,14 @@ from gateway.tools.references import resolved
 from gateway.tools.words import is_argument, words
 
 _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
 _TYPE_NAMES = {str: "str", int: "int", float: "float", bool: "bool", type(None): "None"}
 _MAX_SHOWN = 60
 """Longest default or literal that is written out, in characters."""
@@ -61,7 +69,7 @@ class TypeTexts:
         hint = f"{name}: {self.of(schema, place + camel(name))}"
         if required:
             return hint
-        default = schema.get("default", ...) if isinstance(schema, Mapping) else ...
+        default = schema.get("default", ...) if isinstance(schema, Mapping) and _fits_its_type(schema) else ...
         return f"{hint} = {_value_text(default) or '...'}"
 
     def _text(self, schema: object, place: str, depth: int) -> str:
@@ -155,6 +163,12 @@ def camel(text: str) -> str:
 def _is_scalar(value: object) -> bool:
     # Floats are no literals: there is no Literal[1.5].
     return value is None or isinstance(value, str | int)
+
+
+def _fits_its_type(schema: Mapping[str, Any]) -> bool:
+    """Whether the default has the one type that is named. A default of another is no value that type checkers take."""
+    kinds = _KINDS.get(str(schema.get("type")))
+    return kinds is None or type(schema.get("default")) in kinds
 
 
 def _value_text(value: object) -> str | None:

@@ -298,5 +298,5 @@ def _chunk(tool: Tool) -> SchemaValidator | None:
     if not isinstance(items, Mapping):
         return None
     # What a `$ref` in it points to, and which dialect it is, stand at the root.
-    root = {key: schema[key] for key in ("$defs", "$schema", "definitions") if key in schema}
+    root: dict[str, Any] = {key: schema[key] for key in ("$defs", "$schema", "definitions") if key in schema}
     return SchemaValidator({**root, **items})

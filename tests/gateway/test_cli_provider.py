@@ -25,8 +25,8 @@ from gateway.errors import (
     ToolTimeout,
     ToolUnavailable,
 )
-from gateway.providers._argv import ArgvTemplate
 from gateway.providers.cli import cli_tool
+from gateway.providers.cli.argv import ArgvTemplate
 from gateway.runner import Runner
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, ToolFailed, ToolUnavailable
-from gateway.providers._dynamodb_operations import OPERATIONS
-from gateway.providers._dynamodb_values import attribute_of, value_of
 from gateway.providers.dynamodb import MAX_ATTEMPTS, DynamoDb
+from gateway.providers.dynamodb.operations import OPERATIONS
+from gateway.providers.dynamodb.values import attribute_of, value_of
 from gateway.runner import Runner
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry

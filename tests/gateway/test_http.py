@@ -25,8 +25,8 @@ from gateway.errors import (
     ToolUnavailable,
 )
 from gateway.policies.egress import Egress
-from gateway.providers._http_response import retry_after_seconds
 from gateway.providers.http import ApiKey, Basic, Bearer, Form, HttpApi, Styled, Text
+from gateway.providers.http.response import retry_after_seconds
 from tests.gateway.http_server import Seen, Server, always, call, echo, response, serving, silence
 
 pytestmark = pytest.mark.anyio

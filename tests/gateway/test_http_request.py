@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidInput, InvalidRequest
-from gateway.providers._http_body import Binary, Body, Form, Json, Multipart, Text
-from gateway.providers._http_request import Request, RequestTemplate
-from gateway.providers._http_template import Styled, Template
+from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
+from gateway.providers.http.request import Request, RequestTemplate
+from gateway.providers.http.template import Styled, Template
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 

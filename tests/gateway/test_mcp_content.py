@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mcp_types import CallToolResult
 
 from gateway.errors import ToolFailed
-from gateway.providers._mcp_content import legal_names, result_of
+from gateway.providers.mcp.content import legal_names, result_of
 from gateway.tools.model import ToolId
 
 

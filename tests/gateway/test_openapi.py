@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidInput, InvalidOutput, InvalidRequest
-from gateway.providers._openapi_document import MAX_DOCUMENT_BYTES, Document
-from gateway.providers._openapi_schema import Schemas
 from gateway.providers.http import ApiKey, HttpApi
 from gateway.providers.openapi import openapi_tools
+from gateway.providers.openapi.document import MAX_DOCUMENT_BYTES, Document
+from gateway.providers.openapi.schema import Schemas
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from tests.gateway.http_server import Server, always, call, echo, response, serving

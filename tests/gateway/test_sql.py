@@ -10,8 +10,8 @@ import pytest
 
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, PayloadTooLarge, ToolFailed, ToolUnavailable
-from gateway.providers._sql_guard import Statement
 from gateway.providers.sql import MAX_STATEMENT_CHARS, SqlDatabase
+from gateway.providers.sql.guard import Statement
 from tests.gateway.databases import call, execute, needs_asyncmy, opened, query, rows
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidInput
-from gateway.providers._sql_guard import read, read_trusted
+from gateway.providers.sql.guard import read, read_trusted
 
 READS = {
     "postgres": [

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, SandboxError, ToolFailed, ToolTimeout, ToolUnavailable
-from gateway.providers._sql_guard import Statement
 from gateway.providers.sql import SqlDatabase
+from gateway.providers.sql.guard import Statement
 from tests.engines import PASSWORD, MariaDB
 from tests.gateway.databases import call, execute, needs_asyncmy, opened, query, rows
 

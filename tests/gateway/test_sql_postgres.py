@@ -9,9 +9,9 @@ import pytest
 
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, PayloadTooLarge, SandboxError, ToolFailed, ToolTimeout, ToolUnavailable
-from gateway.providers._sql_guard import Statement
-from gateway.providers._sql_target import Tls
 from gateway.providers.sql import SqlDatabase
+from gateway.providers.sql.guard import Statement
+from gateway.providers.sql.target import Tls
 from sandbox import Exec
 from tests.engines import PASSWORD, Postgres
 from tests.gateway.databases import call, execute, opened, query, rows

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidOutput, ToolFailed, ToolTimeout, ToolUnavailable
-from gateway.providers._sql_guard import Statement
 from gateway.providers.sql import SqlDatabase
+from gateway.providers.sql.guard import Statement
 from tests.gateway.databases import call, execute, opened, query, rows
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.providers._sql_target import default_tls, parse_url
 from gateway.providers.sql import SqlDatabase
+from gateway.providers.sql.target import default_tls, parse_url
 
 
 @pytest.mark.parametrize(

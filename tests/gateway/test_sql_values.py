@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers._sql_values import driver_value, json_value
+from gateway.providers.sql.values import driver_value, json_value
 
 
 @pytest.mark.parametrize(

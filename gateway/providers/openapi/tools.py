@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway.errors import InvalidRequest, InvalidToolId
-from gateway.providers._openapi_arguments import Arguments, is_json
-from gateway.providers._openapi_document import Document, below, flaw, unique
-from gateway.providers._openapi_schema import Schemas, fits_output
 from gateway.providers.http import HttpApi
+from gateway.providers.openapi.arguments import Arguments, is_json
+from gateway.providers.openapi.document import Document, below, flaw, unique
+from gateway.providers.openapi.schema import Schemas, fits_output
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.validation import SchemaValidator
 

@@ -15,7 +15,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from gateway.errors import InvalidInput
-from gateway.providers._sql_functions import READING
+from gateway.providers.sql.functions import READING
 
 _READS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "("})
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})

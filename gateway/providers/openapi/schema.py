@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from gateway.providers._openapi_document import Document, below, flaw, unique
+from gateway.providers.openapi.document import Document, below, flaw, unique
 
 MAX_OUTPUT_SCHEMA_BYTES = 64 << 10
 """A larger output schema is left out: nobody reads it, and each result would be held against it."""

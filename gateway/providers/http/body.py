@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput
-from gateway.providers._http_template import Styled, Template, as_text, query_pairs, query_parts, several
+from gateway.providers.http.template import Styled, Template, as_text, query_pairs, query_parts, several
 
 _MISSING: Any = object()
 

@@ -16,7 +16,7 @@ import httpx2
 
 from gateway.errors import EgressDenied
 from gateway.policies.egress import DEFAULT_PORTS, Egress, normal_host
-from gateway.providers._http_auth import NO_CREDENTIALS, Credentials
+from gateway.providers.http.auth import NO_CREDENTIALS, Credentials
 
 KEEPALIVE_SECONDS = 30.0
 """How long an idle connection is kept."""

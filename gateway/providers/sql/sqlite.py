@@ -11,7 +11,7 @@ from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from gateway.providers._sql_target import Target
+from gateway.providers.sql.target import Target
 
 BUSY_SECONDS = 5.0
 """How long a statement waits for another writer of the same file."""

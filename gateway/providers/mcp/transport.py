@@ -14,8 +14,8 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCResponse, jsonrpc_message_adapter, methods
 from pydantic import ValidationError
 
-from gateway.providers._process import Program, Tail, start
-from gateway.providers.mcp import HttpServer, StdioServer
+from gateway.providers.cli.process import Program, Tail, start
+from gateway.providers.mcp.source import HttpServer, StdioServer
 
 MAX_MESSAGE_BYTES = 8 << 20
 """Largest message that a server may send."""

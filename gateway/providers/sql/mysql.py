@@ -8,7 +8,7 @@ from pymysql.err import OperationalError
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gateway.providers._sql_target import CONNECT_SECONDS, Target, tls_context
+from gateway.providers.sql.target import CONNECT_SECONDS, Target, tls_context
 
 _NO_TLS = 2026  # what MySQL's own client says then
 

@@ -11,7 +11,7 @@ import anyio
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra
-from gateway.providers._dynamodb_operations import OPERATIONS, Operation
+from gateway.providers.dynamodb.operations import OPERATIONS, Operation
 from gateway.tools.model import Tool, ToolId
 
 Secret = str | Callable[[], str]
@@ -143,7 +143,7 @@ class DynamoDbProvider:
 
     async def _asked(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
         client = await self._database.client()
-        from gateway.providers._dynamodb_errors import translated  # noqa: PLC0415 - needs botocore, which is there now
+        from gateway.providers.dynamodb.errors import translated  # noqa: PLC0415 - needs botocore, which is there now
 
         with translated(f"DynamoDB table {self._table!r}"):
             return await ask(client)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from gateway.providers._mcp_connection import Connection
+    from gateway.providers.mcp.connection import Connection
 
 Secret: TypeAlias = str | Callable[[], str]
 """A value, or a function that gives it each time it is needed."""
@@ -156,7 +156,7 @@ class McpSource:
 
     async def tools(self) -> Offer:
         """What the server lists now. Raises ToolUnavailable, and InvalidOutput for a list that is too long or wrong."""
-        from gateway.providers._mcp_content import about, legal_names  # noqa: PLC0415 - of the extra
+        from gateway.providers.mcp.content import about, legal_names  # noqa: PLC0415 - of the extra
 
         listed, left_out = await (await self._connected()).list_tools(self._max_tools)
         names = legal_names(tool.name for tool in listed)
@@ -181,7 +181,7 @@ class McpSource:
         self, name: str, arguments: dict[str, JsonValue], context: ToolContext, *, has_schema: bool
     ) -> JsonValue:
         """Call a tool by the name that it has at the server."""
-        from gateway.providers._mcp_content import result_of  # noqa: PLC0415 - of the extra
+        from gateway.providers.mcp.content import result_of  # noqa: PLC0415 - of the extra
 
         answer = await (await self._connected()).call(name, arguments, context)
         self._backoff.reset()
@@ -205,7 +205,7 @@ class McpSource:
 
     async def _connect(self, tasks: TaskGroup) -> "Connection":
         try:
-            from gateway.providers._mcp_connection import Connection  # noqa: PLC0415 - of the extra
+            from gateway.providers.mcp.connection import Connection  # noqa: PLC0415 - of the extra
         except ImportError as exc:
             raise MissingExtra("MCP servers", "mcp") from exc
         connection = Connection(self._what, self._server, self._changed)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gateway.providers._sql_target import CONNECT_SECONDS, Target, tls_context
+from gateway.providers.sql.target import CONNECT_SECONDS, Target, tls_context
 
 MAX_RECEIVED_BYTES = 64 << 20
 """What one statement may make a server send: rows are fetched a few at a time, but a value comes whole, up to 1 GB."""

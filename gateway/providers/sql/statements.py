@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.errors import PayloadTooLarge, ToolFailed
 from gateway.payload import encode
-from gateway.providers._sql_guard import Statement
-from gateway.providers._sql_postgres import MAX_RECEIVED_BYTES, Inlet
-from gateway.providers._sql_target import Target
-from gateway.providers._sql_values import json_value
+from gateway.providers.sql.guard import Statement
+from gateway.providers.sql.postgres import MAX_RECEIVED_BYTES, Inlet
+from gateway.providers.sql.target import Target
+from gateway.providers.sql.values import json_value
 
 MAX_TABLES = 200
 """Tables that one description lists."""

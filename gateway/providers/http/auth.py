@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 from gateway.errors import InvalidRequest, ToolFailed
-from gateway.providers._http_request import header_name
+from gateway.providers.http.request import header_name
 
 Secret: TypeAlias = str | Callable[[], str]
 """A secret, or a function that gives it; the function is called for each request, so it must not wait."""

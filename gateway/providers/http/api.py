@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.errors import InvalidRequest, MissingExtra
 from gateway.policies.egress import Egress, origin
-from gateway.providers._http_auth import ApiKey, Auth, Basic, Bearer, Secret
-from gateway.providers._http_body import Binary, Body, Form, Json, Multipart, Text
-from gateway.providers._http_request import RequestTemplate, header_name
-from gateway.providers._http_template import Styled
+from gateway.providers.http.auth import ApiKey, Auth, Basic, Bearer, Secret
+from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
+from gateway.providers.http.request import RequestTemplate, header_name
+from gateway.providers.http.template import Styled
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 if TYPE_CHECKING:
-    from gateway.providers._http_connection import Connection
+    from gateway.providers.http.connection import Connection
 
 __all__ = [
     "RESPONSE_HEADERS",
@@ -194,7 +194,7 @@ class HttpApi:
 
 def _connection(api: HttpApi, home: tuple[str, str, int]) -> "Connection":
     try:
-        from gateway.providers._http_connection import Connection  # noqa: PLC0415 - it needs an optional library
+        from gateway.providers.http.connection import Connection  # noqa: PLC0415 - it needs an optional library
     except ModuleNotFoundError as exc:
         raise MissingExtra("HTTP tools", "http") from exc
     return Connection(api, home)

@@ -13,9 +13,9 @@ from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidOutput, InvalidRequest, PayloadTooLarge, ToolFailed, ToolUnavailable
 from gateway.payload import NotJsonError, decode
-from gateway.providers._argv import ArgvTemplate, Item, TextTemplate, check_schema
-from gateway.providers._argv import input_schema as schema_of
-from gateway.providers._process import Program, Tail, start
+from gateway.providers.cli.argv import ArgvTemplate, Item, TextTemplate, check_schema
+from gateway.providers.cli.argv import input_schema as schema_of
+from gateway.providers.cli.process import Program, Tail, start
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 Output: TypeAlias = Literal["text", "lines", "json", "process"]

@@ -16,7 +16,7 @@ import httpx2
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput, InvalidOutput, PayloadTooLarge, ToolError, ToolFailed, ToolUnavailable
 from gateway.payload import NotJsonError, decode, printable
-from gateway.providers._http_transport import SECRETS
+from gateway.providers.http.transport import SECRETS
 
 MAX_ERROR_BYTES = 8 << 10
 """What an error keeps of the body that came with it."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.providers._http_body import Binary, Body, Form, Json, Multipart, Text
-from gateway.providers._http_template import Style, Styled
-from gateway.providers._openapi_document import Document, below, flaw, unique
-from gateway.providers._openapi_schema import Schemas
+from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
+from gateway.providers.http.template import Style, Styled
+from gateway.providers.openapi.document import Document, below, flaw, unique
+from gateway.providers.openapi.schema import Schemas
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _NOT_ARGUMENTS = frozenset({"accept", "authorization", "content-type"})

@@ -20,18 +20,18 @@ import anyio.to_thread
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, MissingExtra, ToolTimeout, ToolUnavailable
-from gateway.providers._sql_values import driver_value
+from gateway.providers.sql.values import driver_value
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 try:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from gateway.providers import _sql_run
-    from gateway.providers._sql_engine import open_engine
-    from gateway.providers._sql_errors import Call, translated
-    from gateway.providers._sql_guard import Statement, read, read_trusted
-    from gateway.providers._sql_target import CONNECT_SECONDS, Target, Tls, default_tls, parse_url
+    from gateway.providers.sql import statements
+    from gateway.providers.sql.engine import open_engine
+    from gateway.providers.sql.errors import Call, translated
+    from gateway.providers.sql.guard import Statement, read, read_trusted
+    from gateway.providers.sql.target import CONNECT_SECONDS, Target, Tls, default_tls, parse_url
 except ModuleNotFoundError as exc:
     raise MissingExtra("SQL databases", "sql") from exc
 
@@ -193,7 +193,7 @@ class SqlDatabase:
     async def health(self) -> None:
         """Raises ToolUnavailable or ToolFailed when the database does not answer."""
         statement = read("SELECT 1", self._target.dialect)
-        await self.run(lambda connection: _sql_run.read(connection, self._target, statement, {}), ToolContext())
+        await self.run(lambda connection: statements.read(connection, self._target, statement, {}), ToolContext())
 
     async def aclose(self) -> None:
         """Close every connection; an in-memory database is gone then. The next call opens them again. Idempotent."""
@@ -227,7 +227,7 @@ class SqlDatabase:
             }
         except ValueError as exc:
             raise InvalidInput(f"an argument is not base64: {exc}") from exc
-        step = _sql_run.read if statement.is_read else _sql_run.write
+        step = statements.read if statement.is_read else statements.write
         return await self.run(lambda connection: step(connection, self._target, statement, values), context)
 
     def _value(self, name: str, value: JsonValue, statement: Statement, *, is_base64: bool) -> Any:
@@ -240,7 +240,7 @@ class SqlDatabase:
 
     async def describe(self, schema: str | None, table: str | None, context: ToolContext) -> JsonValue:
         """Tables and views of the database, or one of them. Raises ToolError."""
-        return await self.run(lambda connection: _sql_run.tables(connection, self._target, schema, table), context)
+        return await self.run(lambda connection: statements.tables(connection, self._target, schema, table), context)
 
     async def run(self, step: Callable[[Connection], _T], context: ToolContext) -> _T:
         """`step` on a connection of its own. When nobody waits any more, the statement ends on the server too."""

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from gateway.errors import MissingExtra
-from gateway.providers._sql_target import Target
+from gateway.providers.sql.target import Target
 
 
 def open_engine(target: Target, *, pooled: bool = True) -> AsyncEngine:
@@ -32,13 +32,13 @@ def open_engine(target: Target, *, pooled: bool = True) -> AsyncEngine:
 def _engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
     match target.dialect:
         case "sqlite":
-            from gateway.providers._sql_sqlite import sqlite_engine  # noqa: PLC0415 - each needs its driver
+            from gateway.providers.sql.sqlite import sqlite_engine  # noqa: PLC0415 - each needs its driver
 
             return sqlite_engine(target, pool)
         case "postgres":
-            from gateway.providers._sql_postgres import postgres_engine  # noqa: PLC0415
+            from gateway.providers.sql.postgres import postgres_engine  # noqa: PLC0415
 
             return postgres_engine(target, pool)
-    from gateway.providers._sql_mysql import mysql_engine  # noqa: PLC0415
+    from gateway.providers.sql.mysql import mysql_engine  # noqa: PLC0415
 
     return mysql_engine(target, pool)

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput, InvalidRequest
-from gateway.providers._http_body import Body
-from gateway.providers._http_template import Styled, Template, as_text, query_pairs, query_parts
+from gateway.providers.http.body import Body
+from gateway.providers.http.template import Styled, Template, as_text, query_pairs, query_parts
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

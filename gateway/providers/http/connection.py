@@ -11,13 +11,13 @@ import httpx2
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import ToolUnavailable
-from gateway.providers._http_auth import credentials
-from gateway.providers._http_request import Request, RequestTemplate
-from gateway.providers._http_response import Wanted, result_of, translated
-from gateway.providers._http_transport import make_client, try_connect
+from gateway.providers.http.auth import credentials
+from gateway.providers.http.request import Request, RequestTemplate
+from gateway.providers.http.response import Wanted, result_of, translated
+from gateway.providers.http.transport import make_client, try_connect
 
 if TYPE_CHECKING:
-    from gateway.providers.http import HttpApi
+    from gateway.providers.http.api import HttpApi
 
 CLOSE_SECONDS = 1.0
 """How long the end of a connection may take when its call is over."""

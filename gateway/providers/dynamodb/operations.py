@@ -8,7 +8,7 @@ import anyio
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput, ToolUnavailable
-from gateway.providers._dynamodb_values import attributes_of, item_of
+from gateway.providers.dynamodb.values import attributes_of, item_of
 
 MAX_ITEMS = 1000
 """Most items that one query or scan gives."""

@@ -31,8 +31,8 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidOutput, ToolError, ToolFailed, ToolUnavailable
 from gateway.payload import printable
-from gateway.providers._mcp_transport import HTTP_ERROR, SESSION_GONE, Sieve, Streams, streams_of
-from gateway.providers.mcp import HttpServer, StdioServer
+from gateway.providers.mcp.source import HttpServer, StdioServer
+from gateway.providers.mcp.transport import HTTP_ERROR, SESSION_GONE, Sieve, Streams, streams_of
 
 MAX_PAGES = 100
 """Most pages of a list of tools."""
