@@ -1,0 +1,40 @@
+"""The first process of a container: starts the agent, gathers what the guest leaves behind, ends as the agent ended.
+
+When it ends the kernel ends every process of the container. No signal of the guest's reaches it, as the first process
+of its namespace, and it cannot be debugged, since it is not dumpable: so its exit code is not the guest's to choose.
+Codes above 128 are those of signals, as in a shell.
+"""
+
+import ctypes
+import os
+from typing import NoReturn
+
+# linux/prctl.h
+PR_SET_DUMPABLE = 4
+
+
+def main() -> NoReturn:
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_DUMPABLE, 0)
+    agent = os.fork()
+    if agent == 0:
+        prctl(PR_SET_DUMPABLE, 1)  # its own /proc entries belong to the guest
+        _be_agent()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)  # the pipes are the guest's: they must reach their end when it ends
+    while True:
+        pid, status = os.wait()
+        if pid == agent:
+            os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _be_agent() -> NoReturn:
+    """Imported after the fork: init stays small, and gRPC does not survive a fork."""
+    from runtimes.guest import agent  # noqa: PLC0415
+
+    agent.main()
+
+
+if __name__ == "__main__":
+    main()
