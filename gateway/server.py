@@ -1,5 +1,10 @@
-"""The gRPC server that guests attach to: one Unix socket in a folder only we can enter, a token for each guest."""
+"""The gRPC server that guests attach to: one Unix socket in a folder only we can enter, a token for each guest.
 
+A guest that must not see that folder gets a socket of its own, on which no token but its own is good.
+"""
+
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,7 +14,7 @@ from gateway.attachment import Attachment
 from gateway.endpoint import Endpoint, new_token, token_key
 from gateway.errors import Closed
 from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
-from gateway.service import GatewayService
+from gateway.service import GatewayService, Lookup
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
 
 OPTIONS = (
@@ -19,14 +24,28 @@ OPTIONS = (
 )
 
 
+class Listener:
+    """A socket for one guest. Its token alone is good here; the sandbox that asked for it closes it."""
+
+    def __init__(self, server: "grpc.aio.Server", address: str, closed: Callable[["Listener"], None]) -> None:
+        self._server = server
+        self._closed = closed
+        self.address = address
+
+    async def aclose(self) -> None:
+        """Hang up on who is there, stop listening and remove the socket. Idempotent."""
+        self._closed(self)
+        await self._server.stop(grace=0)
+
+
 class GatewayServer:
     """Listens on `folder/gateway.sock` with mode 0600. `folder` must belong to us alone."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "gateway.sock"
         self._attachments: dict[bytes, Attachment] = {}
-        self._server = grpc.aio.server(options=OPTIONS)
-        pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(self._lookup), self._server)
+        self._listeners: set[Listener] = set()
+        self._server = _server(self._lookup)
         self._open = False
 
     @property
@@ -57,11 +76,30 @@ class GatewayServer:
         """What `expect` made for this endpoint, None when it ended."""
         return self._lookup(endpoint.token)
 
+    async def listen(self, endpoint: Endpoint, socket: Path, owner: int | None) -> Listener:
+        """Listen for this endpoint's guest on `socket` too, in a folder that nobody else on this host can enter.
+
+        `owner` is the guest's user, who alone may connect; None where the host cannot give files away: then whoever
+        sees the socket may. Raises Closed.
+        """
+        if not self._open:
+            raise Closed("gateway server")
+        key = token_key(endpoint.token)
+        server = _server(lambda token: self._lookup(token) if token_key(token) == key else None)
+        server.add_insecure_port(f"unix:{socket}")
+        _admit(owner, socket)
+        await server.start()
+        listener = Listener(server, f"unix:{socket}", self._listeners.discard)
+        self._listeners.add(listener)
+        return listener
+
     async def aclose(self) -> None:
         """Hang up on every guest and stop listening. Idempotent."""
         self._open = False
         for attachment in list(self._attachments.values()):
             attachment.hang_up()
+        for listener in list(self._listeners):
+            await listener.aclose()
         await self._server.stop(grace=0)
         self._socket.unlink(missing_ok=True)
 
@@ -76,3 +114,15 @@ class GatewayServer:
 
     def _lookup(self, token: str) -> Attachment | None:
         return self._attachments.get(token_key(token))
+
+
+def _admit(owner: int | None, socket: Path) -> None:
+    if owner is not None:
+        os.chown(socket, owner, -1)
+    socket.chmod(0o666 if owner is None else 0o600)
+
+
+def _server(lookup: Lookup) -> "grpc.aio.Server":
+    server = grpc.aio.server(options=OPTIONS)
+    pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(lookup), server)
+    return server

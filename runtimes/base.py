@@ -4,7 +4,7 @@ A new backend implements `Backend` and `Sandbox`, names itself in the entry-poin
 `tests/contract` unchanged. See docs/writing-a-backend.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,9 @@ from anyio.abc import TaskGroup
 
 from gateway.attachment import Attachment
 from gateway.endpoint import Endpoint
+from gateway.errors import Closed
 from gateway.frames import StreamName
+from gateway.server import Listener
 from runtimes.limits import LimitName
 
 OutputSink: TypeAlias = Callable[[StreamName, bytes], None]
@@ -117,18 +119,24 @@ class Sandbox(Protocol):
         ...
 
 
+async def _nobody_listens(_endpoint: Endpoint, _socket: Path, _owner: int | None) -> Listener:
+    raise Closed("gateway server")
+
+
 @dataclass(frozen=True, slots=True)
 class BackendContext:
     """What a backend is built with: a private folder (mode 0700, removed at close or by the next start), a task group
     that lives as long as the backend, and `workers`, how many worker processes it may keep.
 
     `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
-    which needs no gRPC."""
+    which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, see `GatewayServer.listen`: for a
+    guest that is shown its own socket and nobody else's."""
 
     folder: Path
     tasks: TaskGroup
     workers: int
     attachment: Callable[[Endpoint], Attachment | None] = lambda _endpoint: None
+    listen: Callable[[Endpoint, Path, int | None], Awaitable[Listener]] = _nobody_listens
 
 
 class Backend(Protocol):

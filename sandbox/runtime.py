@@ -171,7 +171,8 @@ class Runtime:
         for kind, backend in self._classes.items():
             own = folder / kind
             own.mkdir(mode=0o700)
-            self._backends[kind] = backend(BackendContext(own, tasks, self._settings.workers, server.attachment))
+            context = BackendContext(own, tasks, self._settings.workers, server.attachment, server.listen)
+            self._backends[kind] = backend(context)
 
     async def _close(self) -> None:
         """End everything and wait until whoever ran something was told."""

@@ -3,10 +3,14 @@
 When it ends the kernel ends every process of the container. No signal of the guest's reaches it, as the first process
 of its namespace, and it cannot be debugged, since it is not dumpable: so its exit code is not the guest's to choose.
 Codes above 128 are those of signals, as in a shell.
+
+With a folder as its argument it takes the pipes in there, `stdin`, `stdout` and `stderr`, for its standard streams:
+the host reads them without an engine in between.
 """
 
 import ctypes
 import os
+import sys
 from typing import NoReturn
 
 # linux/prctl.h
@@ -16,17 +20,28 @@ PR_SET_DUMPABLE = 4
 def main() -> NoReturn:
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_DUMPABLE, 0)
+    if len(sys.argv) > 1:
+        _take_streams(sys.argv[1])
     agent = os.fork()
     if agent == 0:
         prctl(PR_SET_DUMPABLE, 1)  # its own /proc entries belong to the guest
         _be_agent()
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)  # the pipes are the guest's: they must reach their end when it ends
+        os.dup2(null, descriptor)  # the streams are the guest's: they must reach their end when it ends
     while True:
         pid, status = os.wait()
         if pid == agent:
             os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _take_streams(folder: str) -> None:
+    for descriptor, (name, flags) in enumerate(
+        (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
+    ):
+        opened = os.open(f"{folder}/{name}", flags)
+        os.dup2(opened, descriptor)
+        os.close(opened)
 
 
 def _be_agent() -> NoReturn:
