@@ -37,7 +37,7 @@ class Cgroup:
 
     @classmethod
     def of(cls, pid: int, name: str) -> "Cgroup | None":
-        """Those of a process; None unless each is called after `name`: then it is another process, or not on this host."""
+        """Those of a process; None unless each is called after `name`: then it is another process, or not here."""
         try:
             folders = dict(_folders(Path(f"/proc/{pid}/cgroup").read_text().splitlines()))
         except OSError:

@@ -7,12 +7,14 @@ the request asked for any. An engine that cannot hold one of these must refuse t
 
 import json
 import math
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
-from runtimes.base import SandboxSpec
+from runtimes.base import Ending, SandboxSpec
+from runtimes.guest.init import KILLED, SIGNALLED
 from runtimes.limits import LimitName
 
 GUEST_FOLDER = "/guest"
@@ -60,17 +62,21 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Tmpfs:
-    """A file system in memory (nosuid, nodev) that belongs to the guest's user; what is in it counts as its memory."""
+    """A file system in memory (nosuid, nodev) that belongs to the guest's user; what is in it counts as its memory.
+
+    `programs` says whether what is in it may be executed."""
 
     target: str
     size_bytes: int
-    inodes: int = MAX_FILES
     mode: int = 0o700
+    programs: bool = False
+    inodes: int = MAX_FILES
 
     def options(self, uid: int, gid: int) -> tuple[str, ...]:
         """Mount options as in mount(8)."""
         bounds = (f"size={self.size_bytes}", f"nr_inodes={self.inodes}", f"mode={self.mode:04o}")
-        return ("rw", "nosuid", "nodev", *bounds, f"uid={uid}", f"gid={gid}")
+        programs = "exec" if self.programs else "noexec"
+        return ("rw", "nosuid", "nodev", programs, *bounds, f"uid={uid}", f"gid={gid}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +113,7 @@ def container_for(spec: SandboxSpec, *, argv: tuple[str, ...], uid: int, gid: in
         cpus=CPUS,
         bind=Bind(socket_folder, SOCKET_FOLDER),
         tmpfs=(
-            Tmpfs(GUEST_FOLDER, disk_bytes),
+            Tmpfs(GUEST_FOLDER, disk_bytes, programs=True),
             Tmpfs("/dev/shm", min(disk_bytes, SHARED_MEMORY_BYTES), mode=0o1777),  # noqa: S108 - a mount point
         ),
         rlimits={"nofile": MAX_OPEN_FILES, "core": 0, "memlock": 64 << 10, "msgqueue": 0},
@@ -131,3 +137,22 @@ def agent_config(spec: SandboxSpec, endpoint: Endpoint) -> bytes:
         "cpu_seconds": spec.cpu_seconds,
     }
     return json.dumps(config).encode() + b"\n"
+
+
+def ending_of(
+    exit_code: int, *, out_of_memory: bool, cpu_seconds: float | None = None, allowed_cpu_seconds: float | None = None
+) -> Ending:
+    """How a container ended that we did not kill, from the exit code of its init (see `runtimes/guest/init.py`).
+
+    `out_of_memory` says whether the kernel ended one of its processes for want of memory, `cpu_seconds` what the
+    container used if that is known: a guest that sends itself the signal of its processor limit has not reached it.
+    """
+    if out_of_memory and exit_code in {KILLED, SIGNALLED + signal.SIGKILL}:
+        return Ending(limit="memory_bytes")
+    if exit_code == KILLED:
+        return Ending(lost="something other than its guest killed it")
+    number = exit_code - SIGNALLED
+    if not 0 < number < signal.SIGRTMIN:
+        return Ending(exit_code=exit_code)
+    reached = allowed_cpu_seconds is not None and (cpu_seconds is None or cpu_seconds >= allowed_cpu_seconds)
+    return Ending(limit="cpu_seconds") if number == signal.SIGXCPU and reached else Ending(signal=number)

@@ -1,8 +1,8 @@
 """The first process of a container: starts the agent, gathers what the guest leaves behind, ends as the agent ended.
 
 When it ends the kernel ends every process of the container. No signal of the guest's reaches it, as the first process
-of its namespace, and it cannot be debugged, since it is not dumpable: so its exit code is not the guest's to choose.
-Codes above 128 are those of signals, as in a shell.
+of its namespace, and it cannot be debugged, since it is not dumpable: so its exit code is its own word. `encode` says
+what it means; an engine's own code for a container that it killed, 137, is none of them.
 
 With a folder as its argument it takes the pipes in there, `stdin`, `stdout` and `stderr`, for its standard streams:
 the host reads them without an engine in between.
@@ -15,6 +15,12 @@ from typing import NoReturn
 
 # linux/prctl.h
 PR_SET_DUMPABLE = 4
+
+SIGNALLED = 192
+"""Added to a signal's number. Agents that exit with 193 to 223 by themselves are taken for killed."""
+
+KILLED = 128 + 9
+STREAMS = (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
 
 
 def main() -> NoReturn:
@@ -32,13 +38,18 @@ def main() -> NoReturn:
     while True:
         pid, status = os.wait()
         if pid == agent:
-            os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+            os._exit(encode(os.waitstatus_to_exitcode(status)))
+
+
+def encode(returncode: int) -> int:
+    """The exit code for an agent that exited with this code or, if negative, was ended by that signal."""
+    if returncode < 0:
+        return SIGNALLED + min(-returncode, 31)
+    return SIGNALLED + 9 if returncode == KILLED else returncode
 
 
 def _take_streams(folder: str) -> None:
-    for descriptor, (name, flags) in enumerate(
-        (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
-    ):
+    for descriptor, (name, flags) in enumerate(STREAMS):
         opened = os.open(f"{folder}/{name}", flags)
         os.dup2(opened, descriptor)
         os.close(opened)
