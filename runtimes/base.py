@@ -130,13 +130,14 @@ class BackendContext:
 
     `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
     which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, see `GatewayServer.listen`: for a
-    guest that is shown its own socket and nobody else's."""
+    guest that is shown its own socket and nobody else's. `options` are the operator's for this backend, not yet checked."""
 
     folder: Path
     tasks: TaskGroup
     workers: int
     attachment: Callable[[Endpoint], Attachment | None] = lambda _endpoint: None
     listen: Callable[[Endpoint, Path, int | None], Awaitable[Listener]] = _nobody_listens
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -146,7 +147,9 @@ class Backend(Protocol):
     warm_size: ClassVar[int]
     """How many sandboxes to keep warm unless the host says otherwise."""
 
-    def __init__(self, context: BackendContext) -> None: ...
+    def __init__(self, context: BackendContext) -> None:
+        """Raises InvalidRequest when an option is unknown or wrong."""
+        ...
 
     async def probe(self) -> Capabilities:
         """Find out whether sandboxes can be made here and what they hold. No side effects that outlast it, no

@@ -44,6 +44,7 @@ class AsyncExec:
     pool_size      warm sandboxes a backend keeps (default its own choice)
     journal        where records are kept (default in memory)
     backends       backend classes by kind (default the installed ones)
+    backend_options   options of single backends by kind, such as `{"docker": {"image": "…"}}`
 
     Raises InvalidRequest when one of them is wrong.
     """
@@ -59,6 +60,7 @@ class AsyncExec:
         pool_size: int | None = None,
         journal: Journal | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
+        backend_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         from sandbox.config import load_settings  # noqa: PLC0415 - a sixth of our import time, and only needed here
 
@@ -69,6 +71,7 @@ class AsyncExec:
             allow_unsafe=allow_unsafe,
             workers=workers,
             pool_size=pool_size,
+            backend_options=backend_options,
         )
         self._registry = ToolRegistry()
         self._journal = journal or MemoryJournal()

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, SandboxError, SandboxLost
+from gateway.errors import Closed, InvalidRequest, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
@@ -55,6 +55,8 @@ class Runtime:
     def __init__(
         self, settings: "Settings", registry: ToolRegistry, journal: Journal, backends: Mapping[str, BackendClass]
     ) -> None:
+        if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
+            raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
         self._settings = settings
         self._registry = registry
         self._journal = journal
@@ -82,6 +84,10 @@ class Runtime:
                     with anyio.CancelScope(shield=True):
                         await self._close()
                     tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if isinstance(wrong := group.exceptions[0], InvalidRequest):
+                raise wrong from group  # an option of a backend
+            raise
         finally:
             remove_folder(folder)
 
@@ -168,10 +174,13 @@ class Runtime:
 
     def _open(self, folder: Path, server: GatewayServer, tasks: TaskGroup) -> None:
         self._pools = Pools(server, tasks)
+        options = self._settings.backend_options
         for kind, backend in self._classes.items():
             own = folder / kind
             own.mkdir(mode=0o700)
-            context = BackendContext(own, tasks, self._settings.workers, server.attachment, server.listen)
+            context = BackendContext(
+                own, tasks, self._settings.workers, server.attachment, server.listen, options.get(kind, {})
+            )
             self._backends[kind] = backend(context)
 
     async def _close(self) -> None:

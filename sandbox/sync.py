@@ -40,6 +40,7 @@ class Exec:
         pool_size: int | None = None,
         journal: Journal | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
+        backend_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._exec = AsyncExec(
             profile=profile,
@@ -50,6 +51,7 @@ class Exec:
             pool_size=pool_size,
             journal=journal,
             backends=backends,
+            backend_options=backend_options,
         )
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = self._stack.enter_context(

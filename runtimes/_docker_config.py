@@ -1,0 +1,115 @@
+"""A hardened container in the words of the Docker API, and whether a daemon made what was asked. Pure."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtimes._container import Container
+
+OWNER_LABEL = "toolexec.owner"
+"""On every container of ours: the host and the run that it belongs to, by which orphans are found."""
+
+NETWORK_OFF = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerWay:
+    """What the daemon needs to know beside the container itself. `seccomp` is a profile's JSON."""
+
+    image: str
+    seccomp: str
+    labels: Mapping[str, str]
+    runtime: str | None = None
+
+
+def create_config(container: Container, way: DockerWay, *, apparmor: bool) -> dict[str, Any]:
+    """The body of `POST /containers/create`. `apparmor` says whether the daemon's host has it."""
+    return {
+        "Image": way.image,
+        "Entrypoint": list(container.argv),
+        "Cmd": [],
+        "User": f"{container.uid}:{container.gid}",
+        "Env": [f"{name}={value}" for name, value in container.env.items()],
+        "WorkingDir": container.cwd,
+        "Hostname": container.hostname,
+        "Labels": dict(way.labels),
+        "NetworkDisabled": True,
+        "StopSignal": "SIGKILL",
+        "HostConfig": _host_config(container, way, apparmor=apparmor),
+    }
+
+
+def _host_config(container: Container, way: DockerWay, *, apparmor: bool) -> dict[str, Any]:
+    security = ["no-new-privileges:true", f"seccomp={way.seccomp}"]
+    return {
+        "NetworkMode": NETWORK_OFF,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": [*security, "apparmor=docker-default"] if apparmor else security,
+        "Memory": container.memory_bytes,
+        "MemorySwap": container.memory_bytes,  # memory and swap together: no swap
+        "NanoCpus": round(container.cpus * 1e9),
+        "PidsLimit": container.pids,
+        "Ulimits": [{"Name": name, "Soft": bound, "Hard": bound} for name, bound in container.rlimits.items()],
+        "OomScoreAdj": 500,  # when the host itself runs out of memory, guests go first
+        "Tmpfs": {tmpfs.target: ",".join(tmpfs.options(container.uid, container.gid)) for tmpfs in container.tmpfs},
+        "Mounts": [
+            {
+                "Type": "bind",
+                "Source": str(container.bind.source),
+                "Target": container.bind.target,
+                "ReadOnly": True,
+                "BindOptions": {"Propagation": "rprivate"},
+            }
+        ],
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "16k", "max-file": "1"}},
+        "RestartPolicy": {"Name": "no"},
+        **({} if way.runtime is None else {"Runtime": way.runtime}),
+    }
+
+
+MUST_HOLD = (
+    "NetworkMode", "IpcMode", "CgroupnsMode", "ReadonlyRootfs", "Privileged", "CapDrop", "SecurityOpt", "Memory", "MemorySwap",
+    "NanoCpus", "PidsLimit", "Ulimits", "Tmpfs", "Mounts",
+)  # fmt: skip
+
+
+def unheld(config: Mapping[str, Any], inspected: Mapping[str, Any]) -> Iterator[str]:
+    """The names of what a container has otherwise than it was asked for: by a plugin, or an engine that only resembles Docker."""
+    asked, found = config["HostConfig"], inspected["HostConfig"]
+    yield from (name for name in MUST_HOLD if found.get(name) != asked[name])
+    if found.get("CapAdd") or found.get("Devices") or found.get("Binds"):
+        yield "CapAdd, Devices or Binds"
+    if inspected["Config"].get("User") != config["User"]:
+        yield "User"
+
+
+def evidence_of(inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """What isolation a running container has, as the daemon says."""
+    host = inspected["HostConfig"]
+    return {
+        "container": inspected["Id"],
+        "image": inspected["Image"],
+        "runtime": host["Runtime"],
+        "user": inspected["Config"]["User"],
+        "network": host["NetworkMode"],
+        "read_only_root": host["ReadonlyRootfs"],
+        "capabilities_dropped": host["CapDrop"],
+        "seccomp": "toolexec"
+        if any(option.startswith("seccomp={") for option in host["SecurityOpt"])
+        else "unconfined",
+        "apparmor": inspected.get("AppArmorProfile") or None,
+        "no_new_privileges": "no-new-privileges:true" in host["SecurityOpt"],
+        "memory_bytes": host["Memory"],
+        "cpus": host["NanoCpus"] / 1e9,
+        "pids": host["PidsLimit"],
+    }
+
+
+def load_seccomp(text: str) -> str:
+    """A profile's JSON on one line, as the API wants it."""
+    return json.dumps(json.loads(text), separators=(",", ":"))

@@ -1,0 +1,111 @@
+"""Containers of a Docker daemon, hardened, with the network off. Needs the Docker SDK (`toolexec[docker]`).
+
+A container runs one guest. It is started ahead of need; the guest's agent attaches through a socket that only this
+guest can use, and waits. On this host a guest ends by a signal to its first process, which takes the kernel a few
+milliseconds; the daemon forgets the container afterwards, in the background.
+"""
+
+import itertools
+import os
+import secrets
+import tempfile
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+
+from gateway.endpoint import Endpoint
+from gateway.errors import BackendUnavailable, SandboxError
+from runtimes import _docker_reaper as reaper
+from runtimes._container import FIRST_UID, UIDS, container_for
+from runtimes._docker_config import OWNER_LABEL, DockerWay, create_config, load_seccomp
+from runtimes._docker_daemon import Daemon, daemon_of, languages_of
+from runtimes._docker_engine import Engine
+from runtimes._docker_options import KIND, DockerOptions
+from runtimes._docker_sandbox import DockerSandbox
+from runtimes.base import BackendContext, Capabilities, SandboxSpec
+
+ARGV = ("python3", "-I", "-u", "-X", "utf8", "/opt/toolexec/start.py", "/run/toolexec")
+COMMON_UID = 65_532
+"""For daemons that map users: inside they know no others than the first 65,536."""
+
+CLOSE_SECONDS = 10.0
+
+
+class DockerBackend:
+    """Starts guests in containers of one daemon."""
+
+    kind: ClassVar[str] = KIND
+    warm_size: ClassVar[int] = 2
+
+    def __init__(self, context: BackendContext) -> None:
+        self._context = context
+        self._options = DockerOptions.of(context.options)
+        self._engine = Engine(self._options)
+        self._owner = reaper.owner_of(context.folder.parent)
+        self._way = DockerWay(
+            image=self._options.image,
+            seccomp=load_seccomp(files("runtimes").joinpath("image", "seccomp.json").read_text()),
+            labels={OWNER_LABEL: self._owner},
+            runtime=self._options.runtime,
+        )
+        first = secrets.randbelow(UIDS)
+        self._uids = itertools.cycle(
+            itertools.chain(range(FIRST_UID + first, FIRST_UID + UIDS), range(FIRST_UID, FIRST_UID + first))
+        )
+        self._daemon: Daemon | None = None
+        self._starting = anyio.Lock()
+
+    async def probe(self) -> Capabilities:
+        try:
+            daemon = daemon_of(await self._engine.info(), self._options)
+            languages = languages_of(await self._engine.image(self._options.image), self._options, version("toolexec"))
+        except BackendUnavailable as error:
+            return Capabilities(self.kind, usable=False, reason=error.reason, fix=error.fix)
+        except SandboxError as error:
+            return Capabilities(self.kind, usable=False, reason=str(error), fix="Look at the daemon's log; try again")
+        return Capabilities(
+            self.kind,
+            usable=True,
+            boundaries=1,
+            languages=languages,
+            enforces=daemon.enforces,
+            version=f"Docker {daemon.version}, {daemon.runtime}",
+            details={"image": self._options.image, "apparmor": daemon.apparmor, "maps_users": daemon.maps_users},
+        )
+
+    async def start(self, spec: SandboxSpec, endpoint: Endpoint) -> DockerSandbox:
+        daemon = await self._known_daemon()
+        uid = COMMON_UID if daemon.maps_users else next(self._uids)
+        owner = None if daemon.maps_users or os.geteuid() != 0 else uid
+        folder = Path(tempfile.mkdtemp(prefix="", dir=self._context.folder))
+        folder.chmod(0o711)  # the folders above are ours alone
+        container = container_for(spec, argv=ARGV, uid=uid, gid=uid, socket_folder=folder)
+        config = create_config(container, self._way, apparmor=daemon.apparmor)
+        name = f"toolexec-{secrets.token_hex(8)}"
+        sandbox = DockerSandbox(self._engine, self._context.tasks, spec, folder, name)
+        try:
+            await sandbox.open(self._context.listen, endpoint, owner, config)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await sandbox.kill()
+            raise
+        return sandbox
+
+    async def aclose(self) -> None:
+        """Remove what the daemon has not forgotten yet. Idempotent."""
+        if self._daemon is not None:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+                await reaper.remove_all(self._engine, self._owner)
+        self._daemon = None
+        await self._engine.aclose()
+
+    async def _known_daemon(self) -> Daemon:
+        """The daemon's facts; whoever asks first also removes what dead hosts left."""
+        async with self._starting:
+            if self._daemon is None:
+                self._daemon = daemon_of(await self._engine.info(), self._options)
+                await reaper.reap(self._engine)
+        return self._daemon
