@@ -10,7 +10,7 @@ from runtimes._docker_options import KIND, DockerOptions, build_command
 from runtimes.limits import LimitName
 
 AGENT_LABEL = "toolexec.agent"
-"""On an image: the version of toolexec that put the agent into it."""
+"""On an image: the digest of the agent in it."""
 
 LANGUAGES_LABEL = "toolexec.languages"
 """On an image: the languages it runs, with spaces between them."""
@@ -63,12 +63,12 @@ def daemon_of(info: Mapping[str, Any], options: DockerOptions) -> Daemon:
     )
 
 
-def languages_of(image: Mapping[str, Any], options: DockerOptions, version: str) -> frozenset[str]:
-    """What an image runs. Raise BackendUnavailable for one that we did not make, or that an older toolexec made."""
+def languages_of(image: Mapping[str, Any], options: DockerOptions, agent: str) -> frozenset[str]:
+    """What an image runs. Raise BackendUnavailable for one without this agent, which we did not make or an older toolexec did."""
     labels = (image.get("Config") or {}).get("Labels") or {}
     made_by = labels.get(AGENT_LABEL)
-    if made_by != version:
-        reason = f"has no agent of ours" if made_by is None else f"has the agent of toolexec {made_by}, not {version}"
+    if made_by != agent:
+        reason = "has no agent of ours" if made_by is None else "has the agent of another version of toolexec"
         raise BackendUnavailable(
             KIND, f"image {options.image!r} {reason}", f"Build it again: {build_command(options.image)}"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from gateway.errors import BackendUnavailable
-from runtimes._docker_options import KIND, DockerOptions
+from runtimes._docker_options import KIND, DockerOptions, build_command
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -94,12 +94,12 @@ class Engine:
         return await anyio.to_thread.run_sync(partial(self._translated, function), limiter=self._threads)
 
     def _translated(self, function: Callable[[], Answer]) -> Answer:
-        with translating(self._options.image):
+        with translating(self._options.image, f"Build it: {build_command(self._options.image)}"):
             return function()
 
 
 @contextmanager
-def translating(image: str) -> Iterator[None]:
+def translating(image: str, get_image: str) -> Iterator[None]:
     """Whatever Docker's library raises inside becomes one of our errors; so does its absence."""
     try:
         from docker.errors import DockerException  # noqa: PLC0415 - optional
@@ -111,7 +111,7 @@ def translating(image: str) -> Iterator[None]:
     try:
         yield
     except (DockerException, RequestException, OSError) as error:
-        raise translated(error, image) from error
+        raise translated(error, image, get_image) from error
 
 
 def connected(options: DockerOptions) -> "APIClient":

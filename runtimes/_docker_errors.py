@@ -4,7 +4,7 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from requests.exceptions import Timeout
 
 from gateway.errors import BackendUnavailable, SandboxError, SandboxLost
-from runtimes._docker_options import KIND, build_command
+from runtimes._docker_options import KIND
 
 START = "Start it (`systemctl start docker`, or `dockerd &`), or name another by the option `host` or $DOCKER_HOST"
 
@@ -27,11 +27,13 @@ REFUSALS = (
 """Parts of what a daemon says, what they mean, and what to do. The first that fits counts."""
 
 
-def translated(error: Exception, image: str) -> SandboxError:
-    """BackendUnavailable for what the operator must mend, SandboxLost for what may have passed when tried again."""
+def translated(error: Exception, image: str, get_image: str) -> SandboxError:
+    """`get_image` is how to come by `image` when it is not there.
+
+    BackendUnavailable for what the operator must mend, SandboxLost for what may have passed when tried again."""
     match error:
         case ImageNotFound():
-            return BackendUnavailable(KIND, f"image {image!r} is not there", f"Build it: {build_command(image)}")
+            return BackendUnavailable(KIND, f"image {image!r} is not there", get_image)
         case NotFound():
             return SandboxLost(f"the daemon does not know it any more: {said(error)}")
         case APIError():

@@ -61,7 +61,7 @@ class DockerBackend:
     async def probe(self) -> Capabilities:
         try:
             daemon = daemon_of(await self._engine.info(), self._options)
-            languages = languages_of(await self._engine.image(self._options.image), self._options, version("toolexec"))
+            languages = languages_of(await self._engine.image(self._options.image), self._options, agent_digest())
         except BackendUnavailable as error:
             return Capabilities(self.kind, usable=False, reason=error.reason, fix=error.fix)
         except SandboxError as error:

@@ -1,41 +1,25 @@
 """The `toolexec` command. Exit codes are part of its interface; see `ExitCode`."""
 
-import asyncio
 import json
 import platform
 import sys
-from collections.abc import Coroutine
-from enum import IntEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.errors import BackendUnavailable, InvalidRequest, PolicyDenied, SandboxError
 from runtimes.base import Capabilities, Outcome
+from sandbox import _image
+from sandbox._exit import ExitCode, complete
 from sandbox._options import empty_folder, named_files, pairs, parse_limits, read_code, tools_at, write_artifacts
 from sandbox._render import Screen, as_json
 from sandbox.exec import AsyncExec
 from sandbox.profile import PROFILES
 from sandbox.result import ExecutionResult
 
-Answer = TypeVar("Answer")
-
 MAX_OWN_CODE = 125
 """Shells use the codes above for what they have to say themselves."""
-
-
-class ExitCode(IntEnum):
-    """What the command's exit code says; a snippet that exits with a code of its own passes it on, up to 125."""
-
-    COMPLETED = 0
-    RAISED = 1
-    USAGE = 2
-    REFUSED = 3
-    STOPPED = 4
-    HOST_FAILED = 5
-    INTERRUPTED = 130
 
 
 EXIT_CODES = """\b
@@ -57,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(_image.app, name="image")
 
 
 def main() -> None:
@@ -113,7 +98,7 @@ def run(
             write_artifacts(folder, result.artifacts)
         return result
 
-    result = _complete(execute(), screen, json_output=json_output)
+    result = complete(execute(), screen, json_output=json_output)
     if json_output:
         print(json.dumps(as_json(result), ensure_ascii=False))
     else:
@@ -135,7 +120,7 @@ def doctor(
         async with AsyncExec() as exec:
             return await screen.patiently(exec.probe())
 
-    found = _complete(probe(), screen, json_output=json_output)
+    found = complete(probe(), screen, json_output=json_output)
     if json_output:
         print(json.dumps(as_json(found), ensure_ascii=False))
     else:
@@ -169,26 +154,3 @@ def exit_code(result: ExecutionResult) -> int:
             return own if 0 <= own <= MAX_OWN_CODE else MAX_OWN_CODE
         case _:
             return ExitCode.STOPPED
-
-
-def _complete(work: Coroutine[Any, Any, Answer], screen: Screen, *, json_output: bool) -> Answer:
-    """Run it to its end; what is wrong on this side becomes a message and an exit code."""
-    try:
-        return asyncio.run(work)
-    except SandboxError as error:
-        if json_output:
-            print(json.dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
-        screen.complain(str(error))
-        raise typer.Exit(_failure_code(error)) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-
-
-def _failure_code(error: SandboxError) -> ExitCode:
-    match error:
-        case InvalidRequest():
-            return ExitCode.USAGE
-        case PolicyDenied() | BackendUnavailable():
-            return ExitCode.REFUSED
-        case _:
-            return ExitCode.HOST_FAILED

@@ -144,7 +144,7 @@ class Runtime:
     ) -> ExecutionResult:
         limits = decision.limits
         collected = Collected(limits.output_bytes, output_observer(observe))
-        supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, collected)
+        supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, decision.enforced, collected)
         grant = _grant(execution_id, request, limits)
         gateway = self.gateway(grant, call_observer(observe), lambda: supervisor.stop(Stop.CALL_FLOOD))
         execute = Execute(execution_id, request.code, request.env, request.files)

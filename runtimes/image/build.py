@@ -19,20 +19,11 @@ from gateway.errors import BackendUnavailable, InvalidRequest
 from runtimes._docker_daemon import AGENT_LABEL, LANGUAGES_LABEL
 from runtimes._docker_engine import connected, translating
 from runtimes._docker_options import KIND, DockerOptions
+from runtimes.image.agent import agent_digest, agent_files
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-HERE = Path(__file__).parent
-PACKAGES = HERE.parents[1]
-AGENT = (
-    "gateway/__init__.py",
-    "gateway/base.py",
-    "gateway/frames.py",
-    "gateway/v1/*.py",
-    "runtimes/__init__.py",
-    "runtimes/guest/**/*",
-)
 LIBRARIES = ("grpcio", "protobuf")
 DEFAULT_BASE = "python:3.13-slim"
 OLDEST_PYTHON = (3, 11)
@@ -73,7 +64,7 @@ def build_image(
     `wheels` is a folder to take libraries from instead of the package index. Raises InvalidRequest, BackendUnavailable
     or SandboxLost.
     """
-    with translating(base):
+    with translating(base, f"Get it first: docker pull {base}"):
         client = connected(options)
         try:
             say(f"looking into {base}")
@@ -132,14 +123,11 @@ def _fetch(base: Base, wheels: Path | None, target: Path) -> None:
 
 
 def _copy_agent(context: Path) -> None:
-    for pattern in AGENT:
-        for source in PACKAGES.glob(pattern):
-            if source.is_file() and "__pycache__" not in source.parts:
-                target = context / "site" / source.relative_to(PACKAGES)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read_bytes())
-    (context / "site" / "start.py").write_bytes((HERE / "start.py").read_bytes())
-    (context / "Dockerfile").write_bytes((HERE / "Dockerfile").read_bytes())
+    for name, data in agent_files().items():
+        target = context / "site" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    (context / "Dockerfile").write_bytes((Path(__file__).parent / "Dockerfile").read_bytes())
 
 
 def _build(client: "APIClient", context: Path, base: str, found: Base, tag: str) -> None:
@@ -148,7 +136,7 @@ def _build(client: "APIClient", context: Path, base: str, found: Base, tag: str)
         custom_context=True,
         tag=tag,
         buildargs={"BASE": base},
-        labels={AGENT_LABEL: version("toolexec"), LANGUAGES_LABEL: " ".join(found.languages)},
+        labels={AGENT_LABEL: agent_digest(), LANGUAGES_LABEL: " ".join(found.languages)},
         network_mode="none",
         rm=True,
         forcerm=True,

@@ -1,0 +1,49 @@
+"""How a command ends: what it was asked for, or a message and an exit code."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import typer
+
+from gateway.errors import BackendUnavailable, InvalidRequest, PolicyDenied, SandboxError
+from sandbox._render import Screen
+
+Answer = TypeVar("Answer")
+
+
+class ExitCode(IntEnum):
+    """What the command's exit code says; a snippet that exits with a code of its own passes it on, up to 125."""
+
+    COMPLETED = 0
+    RAISED = 1
+    USAGE = 2
+    REFUSED = 3
+    STOPPED = 4
+    HOST_FAILED = 5
+    INTERRUPTED = 130
+
+
+def complete(work: Coroutine[Any, Any, Answer], screen: Screen, *, json_output: bool) -> Answer:
+    """Run it to its end; what is wrong on this side becomes a message and an exit code."""
+    try:
+        return asyncio.run(work)
+    except SandboxError as error:
+        if json_output:
+            print(json.dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
+        screen.complain(str(error))
+        raise typer.Exit(_failure_code(error)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _failure_code(error: SandboxError) -> ExitCode:
+    match error:
+        case InvalidRequest():
+            return ExitCode.USAGE
+        case PolicyDenied() | BackendUnavailable():
+            return ExitCode.REFUSED
+        case _:
+            return ExitCode.HOST_FAILED
