@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
 from runtimes.base import Ending, SandboxSpec
-from runtimes.guest.init import KILLED, SIGNALLED
+from runtimes.guest.init import KILLED, LAST_SIGNAL, SIGNALLED
 from runtimes.limits import LimitName
 
 GUEST_FOLDER = "/guest"
@@ -152,7 +152,7 @@ def ending_of(
     if exit_code == KILLED:
         return Ending(lost="something other than its guest killed it")
     number = exit_code - SIGNALLED
-    if not 0 < number < signal.SIGRTMIN:
+    if not 0 < number <= LAST_SIGNAL:
         return Ending(exit_code=exit_code)
     reached = allowed_cpu_seconds is not None and (cpu_seconds is None or cpu_seconds >= allowed_cpu_seconds)
     return Ending(limit="cpu_seconds") if number == signal.SIGXCPU and reached else Ending(signal=number)

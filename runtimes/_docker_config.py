@@ -73,13 +73,13 @@ def _host_config(container: Container, way: DockerWay, *, apparmor: bool) -> dic
 
 
 MUST_HOLD = (
-    "NetworkMode", "IpcMode", "CgroupnsMode", "ReadonlyRootfs", "Privileged", "CapDrop", "SecurityOpt", "Memory", "MemorySwap",
-    "NanoCpus", "PidsLimit", "Ulimits", "Tmpfs", "Mounts",
+    "NetworkMode", "IpcMode", "CgroupnsMode", "ReadonlyRootfs", "Privileged", "CapDrop", "SecurityOpt",
+    "Memory", "MemorySwap", "NanoCpus", "PidsLimit", "Ulimits", "Tmpfs", "Mounts",
 )  # fmt: skip
 
 
 def unheld(config: Mapping[str, Any], inspected: Mapping[str, Any]) -> Iterator[str]:
-    """The names of what a container has otherwise than it was asked for: by a plugin, or an engine that only resembles Docker."""
+    """Names what a container has otherwise than asked for: by a plugin's doing, or an engine that resembles Docker."""
     asked, found = config["HostConfig"], inspected["HostConfig"]
     yield from (name for name in MUST_HOLD if found.get(name) != asked[name])
     if found.get("CapAdd") or found.get("Devices") or found.get("Binds"):

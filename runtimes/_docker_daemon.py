@@ -64,7 +64,7 @@ def daemon_of(info: Mapping[str, Any], options: DockerOptions) -> Daemon:
 
 
 def languages_of(image: Mapping[str, Any], options: DockerOptions, agent: str) -> frozenset[str]:
-    """What an image runs. Raise BackendUnavailable for one without this agent, which we did not make or an older toolexec did."""
+    """What an image runs. Raise BackendUnavailable for one without this very agent."""
     labels = (image.get("Config") or {}).get("Labels") or {}
     made_by = labels.get(AGENT_LABEL)
     if made_by != agent:

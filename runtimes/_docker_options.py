@@ -1,4 +1,4 @@
-"""The operator's options for Docker: which daemon, which image, which runtime. Checked here, before anything is started."""
+"""The operator's options for Docker: which daemon, which image, which runtime. Checked before anything is started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

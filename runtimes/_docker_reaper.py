@@ -1,6 +1,5 @@
 """Finds the containers of hosts that are dead, and removes them. A host is known by its run folder; see folder.py."""
 
-import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -36,5 +35,5 @@ async def _remove(engine: Engine, container: str) -> None:
 
 
 def _here() -> str:
-    namespace = os.stat("/proc/self/ns/pid").st_ino
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
     return f"{socket.gethostname()}-{namespace}"

@@ -13,7 +13,7 @@ OUTPUTS: tuple[StreamName, ...] = ("stdout", "stderr")
 
 
 class Pipes:
-    """Named pipes in the guest's folder. The daemon's own way takes 40 ms from a guest's death to the end of its output.
+    """Named pipes in the guest's folder. Through the daemon, output ends 40 ms after the guest; here, with it.
 
     We hold both ends of each, so a pipe never ends; it is empty for good once every process of the guest is dead.
     """

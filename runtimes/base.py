@@ -130,7 +130,7 @@ class BackendContext:
 
     `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
     which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, see `GatewayServer.listen`: for a
-    guest that is shown its own socket and nobody else's. `options` are the operator's for this backend, not yet checked."""
+    guest that is shown its own socket and nobody else's. `options` are the operator's for this backend, unchecked."""
 
     folder: Path
     tasks: TaskGroup

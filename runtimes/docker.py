@@ -9,10 +9,9 @@ import itertools
 import os
 import secrets
 import tempfile
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
@@ -26,6 +25,7 @@ from runtimes._docker_engine import Engine
 from runtimes._docker_options import KIND, DockerOptions
 from runtimes._docker_sandbox import DockerSandbox
 from runtimes.base import BackendContext, Capabilities, SandboxSpec
+from runtimes.image.agent import agent_digest
 
 ARGV = ("python3", "-I", "-u", "-X", "utf8", "/opt/toolexec/start.py", "/run/toolexec")
 COMMON_UID = 65_532
@@ -80,8 +80,7 @@ class DockerBackend:
         daemon = await self._known_daemon()
         uid = COMMON_UID if daemon.maps_users else next(self._uids)
         owner = None if daemon.maps_users or os.geteuid() != 0 else uid
-        folder = Path(tempfile.mkdtemp(prefix="", dir=self._context.folder))
-        folder.chmod(0o711)  # the folders above are ours alone
+        folder = _make_folder(self._context.folder)
         container = container_for(spec, argv=ARGV, uid=uid, gid=uid, socket_folder=folder)
         config = create_config(container, self._way, apparmor=daemon.apparmor)
         name = f"toolexec-{secrets.token_hex(8)}"
@@ -109,3 +108,10 @@ class DockerBackend:
                 self._daemon = daemon_of(await self._engine.info(), self._options)
                 await reaper.reap(self._engine)
         return self._daemon
+
+
+def _make_folder(parent: Path) -> Path:
+    """A guest's folder: its user must get at the socket in it, and nobody else can enter `parent`."""
+    folder = Path(tempfile.mkdtemp(prefix="", dir=parent))
+    folder.chmod(0o711)
+    return folder

@@ -78,7 +78,7 @@ class Ended:
 
 
 class Supervisor:
-    """Supervises one execution. `held` are those of its limits that the backend holds. `flood()` may be called from the gateway when a guest only ever makes refused calls."""
+    """Supervises one execution. `held` are those of its limits that are really held."""
 
     def __init__(
         self,

@@ -19,6 +19,9 @@ PR_SET_DUMPABLE = 4
 SIGNALLED = 192
 """Added to a signal's number. Agents that exit with 193 to 223 by themselves are taken for killed."""
 
+LAST_SIGNAL = 31
+"""Realtime signals, which come after it, are told as this one."""
+
 KILLED = 128 + 9
 STREAMS = (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
 
@@ -44,7 +47,7 @@ def main() -> NoReturn:
 def encode(returncode: int) -> int:
     """The exit code for an agent that exited with this code or, if negative, was ended by that signal."""
     if returncode < 0:
-        return SIGNALLED + min(-returncode, 31)
+        return SIGNALLED + min(-returncode, LAST_SIGNAL)
     return SIGNALLED + 9 if returncode == KILLED else returncode
 
 

@@ -90,7 +90,7 @@ def _look_into(client: "APIClient", base: str) -> Base:
         "NetworkDisabled": True,
         "HostConfig": {"NetworkMode": "none", "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"]},
     }
-    container = client.create_container_from_config(config)["Id"]
+    container = client.create_container_from_config(config)["Id"]  # type: ignore[no-untyped-call]  # no stub for it
     try:
         client.start(container)
         code = client.wait(container, timeout=60)["StatusCode"]

@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runtimes.guest.init import main  # noqa: E402 - only found now
+from runtimes.guest.init import main
 
 main()
