@@ -11,7 +11,7 @@ from typing import Self
 
 from gateway._grpc import grpc
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint, new_token, token_key
+from gateway.endpoint import Endpoint, TlsPort, new_token, token_key
 from gateway.errors import Closed
 from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
 from gateway.service import GatewayService, Lookup
@@ -84,14 +84,22 @@ class GatewayServer:
         """
         if not self._open:
             raise Closed("gateway server")
-        key = token_key(endpoint.token)
-        server = _server(lambda token: self._lookup(token) if token_key(token) == key else None)
+        server = self._server_for(endpoint)
         server.add_insecure_port(f"unix:{socket}")
         _admit(owner, socket)
-        await server.start()
-        listener = Listener(server, f"unix:{socket}", self._listeners.discard)
-        self._listeners.add(listener)
-        return listener
+        return await self._started(server, f"unix:{socket}")
+
+    async def listen_tls(self, endpoint: Endpoint, at: TlsPort) -> Listener:
+        """Listen for this endpoint's guest, on another machine, on a free port. Raises Closed, OSError."""
+        if not self._open:
+            raise Closed("gateway server")
+        server = self._server_for(endpoint)
+        credentials = grpc.ssl_server_credentials([(at.key, at.certificate)])
+        try:
+            port = server.add_secure_port(f"{at.host}:0", credentials)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {at.host}: {error}") from error
+        return await self._started(server, f"{at.host}:{port}")
 
     async def aclose(self) -> None:
         """Hang up on every guest and stop listening. Idempotent."""
@@ -111,6 +119,16 @@ class GatewayServer:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _server_for(self, endpoint: Endpoint) -> "grpc.aio.Server":
+        key = token_key(endpoint.token)
+        return _server(lambda token: self._lookup(token) if token_key(token) == key else None)
+
+    async def _started(self, server: "grpc.aio.Server", address: str) -> Listener:
+        await server.start()
+        listener = Listener(server, address, self._listeners.discard)
+        self._listeners.add(listener)
+        return listener
 
     def _lookup(self, token: str) -> Attachment | None:
         return self._attachments.get(token_key(token))

@@ -122,8 +122,9 @@ def container_for(spec: SandboxSpec, *, argv: tuple[str, ...], uid: int, gid: in
     )
 
 
-def agent_config(spec: SandboxSpec, endpoint: Endpoint) -> bytes:
-    """The line for the agent's standard input. `endpoint.address` is as seen from inside.
+def agent_config(spec: SandboxSpec, endpoint: Endpoint, authority: bytes | None = None) -> bytes:
+    """The line for the agent's standard input. `endpoint.address` is as seen from inside; `authority` is the
+    certificate (PEM) that a gateway at a TCP address is checked by.
 
     Address space is bounded for Python only, whose snippets can catch a MemoryError then; Node reserves far more than
     it uses. The container holds every language to its memory.
@@ -135,6 +136,7 @@ def agent_config(spec: SandboxSpec, endpoint: Endpoint) -> bytes:
         "language": spec.language,
         "memory_bytes": spec.memory_bytes if spec.language == "python" else None,
         "cpu_seconds": spec.cpu_seconds,
+        "authority": authority and authority.decode(),
     }
     return json.dumps(config).encode() + b"\n"
 

@@ -11,16 +11,22 @@ OWNER_LABEL = "toolexec.owner"
 """On every container of ours: the host and the run that it belongs to, by which orphans are found."""
 
 NETWORK_OFF = "none"
+IP_FAMILIES = (2, 10)
+"""AF_INET and AF_INET6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerWay:
-    """What the daemon needs to know beside the container itself. `seccomp` is a profile's JSON."""
+    """What the daemon needs to know beside the container itself. `seccomp` is a profile's JSON.
+
+    `network` is for guests on another machine, which have no socket of ours to use; None turns the network off.
+    """
 
     image: str
     seccomp: str
     labels: Mapping[str, str]
     runtime: str | None = None
+    network: str | None = None
 
 
 def create_config(container: Container, way: DockerWay, *, apparmor: bool) -> dict[str, Any]:
@@ -34,7 +40,9 @@ def create_config(container: Container, way: DockerWay, *, apparmor: bool) -> di
         "WorkingDir": container.cwd,
         "Hostname": container.hostname,
         "Labels": dict(way.labels),
-        "NetworkDisabled": True,
+        "NetworkDisabled": way.network is None,
+        "OpenStdin": True,
+        "StdinOnce": True,
         "StopSignal": "SIGKILL",
         "HostConfig": _host_config(container, way, apparmor=apparmor),
     }
@@ -43,7 +51,7 @@ def create_config(container: Container, way: DockerWay, *, apparmor: bool) -> di
 def _host_config(container: Container, way: DockerWay, *, apparmor: bool) -> dict[str, Any]:
     security = ["no-new-privileges:true", f"seccomp={way.seccomp}"]
     return {
-        "NetworkMode": NETWORK_OFF,
+        "NetworkMode": way.network or NETWORK_OFF,
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "ReadonlyRootfs": True,
@@ -57,7 +65,9 @@ def _host_config(container: Container, way: DockerWay, *, apparmor: bool) -> dic
         "Ulimits": [{"Name": name, "Soft": bound, "Hard": bound} for name, bound in container.rlimits.items()],
         "OomScoreAdj": 500,  # when the host itself runs out of memory, guests go first
         "Tmpfs": {tmpfs.target: ",".join(tmpfs.options(container.uid, container.gid)) for tmpfs in container.tmpfs},
-        "Mounts": [
+        "Mounts": []
+        if way.network is not None
+        else [
             {
                 "Type": "bind",
                 "Source": str(container.bind.source),
@@ -81,7 +91,7 @@ MUST_HOLD = (
 def unheld(config: Mapping[str, Any], inspected: Mapping[str, Any]) -> Iterator[str]:
     """Names what a container has otherwise than asked for: by a plugin's doing, or an engine that resembles Docker."""
     asked, found = config["HostConfig"], inspected["HostConfig"]
-    yield from (name for name in MUST_HOLD if found.get(name) != asked[name])
+    yield from (name for name in MUST_HOLD if (found.get(name) or None) != (asked[name] or None))
     if found.get("CapAdd") or found.get("Devices") or found.get("Binds"):
         yield "CapAdd, Devices or Binds"
     if inspected["Config"].get("User") != config["User"]:
@@ -110,6 +120,10 @@ def evidence_of(inspected: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_seccomp(text: str) -> str:
-    """A profile's JSON on one line, as the API wants it."""
-    return json.dumps(json.loads(text), separators=(",", ":"))
+def load_seccomp(text: str, *, ip: bool) -> str:
+    """A profile's JSON on one line, as the API wants it; with `ip`, for a guest that reaches the gateway by TCP."""
+    profile = json.loads(text)
+    if ip:
+        families = ({"index": 0, "value": family, "op": "SCMP_CMP_EQ"} for family in IP_FAMILIES)
+        profile["syscalls"] += ({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [one]} for one in families)
+    return json.dumps(profile, separators=(",", ":"))

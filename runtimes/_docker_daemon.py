@@ -21,16 +21,23 @@ NEEDED: Mapping[str, str] = {
     "PidsLimit": "pids limits",
 }
 
+PLAIN_RUNTIMES = frozenset({"runc", "crun", "io.containerd.runc.v2"})
+
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon that can make our containers. `maps_users` says whether ids inside are others on its host."""
+    """A daemon that can make our containers.
+
+    `maps_users` says whether ids inside are others on its host, `shares_kernel` whether guests run on this host's
+    kernel, in plain containers.
+    """
 
     version: str
     runtime: str
     root: str
     apparmor: bool
     maps_users: bool
+    shares_kernel: bool
     enforces: frozenset[LimitName]
 
 
@@ -59,6 +66,7 @@ def daemon_of(info: Mapping[str, Any], options: DockerOptions) -> Daemon:
         root=str(info.get("DockerRootDir")),
         apparmor="apparmor" in names,
         maps_users=bool(names & {"userns", "rootless"}),
+        shares_kernel=runtime in PLAIN_RUNTIMES and options.network is None,
         enforces=ENFORCES if info.get("SwapLimit") else ENFORCES - {"memory_bytes"},
     )
 

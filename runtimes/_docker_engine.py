@@ -9,6 +9,7 @@ import anyio
 
 from gateway.errors import BackendUnavailable
 from runtimes._docker_options import KIND, DockerOptions, build_command
+from runtimes._docker_stdio import Attached, attach
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -57,6 +58,12 @@ class Engine:
 
     async def inspect(self, container: str) -> Mapping[str, Any]:
         return await self._call("inspect_container", container)
+
+    async def attach(self, container: str) -> Attached:
+        """Its standard streams, through the daemon. Before it is started."""
+        await self.connect()
+        assert self._client is not None
+        return await attach(self._options, self._client.api_version, container)
 
     async def last_words(self, container: str) -> str:
         """The end of what it wrote before it took its own streams, on one line."""
@@ -118,13 +125,13 @@ def connected(options: DockerOptions) -> "APIClient":
     """A client of the daemon, once it said which version of the API it speaks. Use it within `translating`."""
     from docker import APIClient  # noqa: PLC0415 - optional
     from docker.tls import TLSConfig  # noqa: PLC0415
-    from docker.utils import kwargs_from_env, version_lt  # noqa: PLC0415
+    from docker.utils import version_lt  # noqa: PLC0415
 
-    found: dict[str, Any] = kwargs_from_env() if options.host is None else {"base_url": options.host}
-    if (folder := options.tls) is not None:
+    tls: TLSConfig | bool = False
+    if (folder := options.daemon_tls) is not None:
         certificate = (str(folder / "cert.pem"), str(folder / "key.pem"))
-        found["tls"] = TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)
-    client = APIClient(version="auto", timeout=int(CALL_SECONDS), num_pools=CALLS_AT_ONCE, **found)
+        tls = TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)
+    client = APIClient(options.daemon, version="auto", timeout=int(CALL_SECONDS), num_pools=CALLS_AT_ONCE, tls=tls)
     if version_lt(client.api_version, MIN_API):
         client.close()
         reason = f"the daemon speaks version {client.api_version} of the API, and {MIN_API} is needed"

@@ -1,29 +1,45 @@
 """One container of a Docker daemon, from before it is made until the daemon is told to forget it."""
 
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
-from gateway.endpoint import Endpoint
+from gateway.endpoint import Endpoint, TlsPort
 from gateway.errors import BackendUnavailable, SandboxError
 from gateway.server import Listener
 from runtimes._cgroup import Cgroup, Counted
 from runtimes._container import INSIDE_ADDRESS, SOCKET_NAME, agent_config, ending_of
 from runtimes._docker_config import evidence_of, unheld
 from runtimes._docker_engine import KIND, Engine
-from runtimes._docker_stdio import Pipes
-from runtimes._pidfd import HeldProcess
-from runtimes.base import Ending, OutputSink, SandboxSpec, Usage
+from runtimes._docker_stdio import Pipes, Stdio
+from runtimes._pidfd import HeldProcess, first_child, is_leaving
+from runtimes.base import BackendContext, Ending, OutputSink, SandboxSpec, Usage
 
 END_SECONDS = 8.0
 """The kernel and the daemon end a container well within this."""
 
 CPU_CHECK_SECONDS = 0.05
+LEAVE_SECONDS = 0.05
+"""How long a daemon on another machine may take to see that a guest ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How a guest and this host reach each other.
+
+    `owner` is the guest's user where its socket can be given to it. `pipes` says whether its kernel is ours, so that
+    named pipes work. `port` is for a guest on another machine, None for a socket on this one.
+    """
+
+    owner: int | None
+    pipes: bool
+    port: TlsPort | None
 
 
 class DockerSandbox:
@@ -36,9 +52,10 @@ class DockerSandbox:
         self._folder = folder
         self._name = name
         self._listener: Listener | None = None
-        self._stdio: Pipes | None = None
+        self._stdio: Stdio | None = None
         self._cgroup: Cgroup | None = None
         self._init: HeldProcess | None = None
+        self._agent: int | None = None
         self._started = self._heard = self._over_cpu = False
         self._killing = anyio.Lock()
         self._ending: Ending | None = None
@@ -50,20 +67,20 @@ class DockerSandbox:
     def evidence(self) -> Mapping[str, Any]:
         return self._evidence
 
-    async def open(
-        self,
-        listen: Callable[[Endpoint, Path, int | None], Awaitable[Listener]],
-        endpoint: Endpoint,
-        owner: int | None,
-        config: Mapping[str, Any],
-    ) -> None:
+    async def open(self, context: BackendContext, endpoint: Endpoint, link: Link, config: Mapping[str, Any]) -> None:
         """Make the container and start it; its agent attaches in its own time. Raises what a backend's `start` does."""
-        self._listener = await listen(endpoint, self._folder / SOCKET_NAME, owner)
-        self._stdio = Pipes(self._folder, owner)
-        self._stdio.tell(agent_config(self._spec, Endpoint(INSIDE_ADDRESS, endpoint.token)))
-        container = await self._engine.create(self._name, config)
+        if link.port is None:
+            self._listener = await context.listen(endpoint, self._folder / SOCKET_NAME, link.owner)
+            line = agent_config(self._spec, Endpoint(INSIDE_ADDRESS, endpoint.token))
+        else:
+            self._listener = await context.listen_tls(endpoint, link.port)
+            inside = Endpoint(self._listener.address, endpoint.token)
+            line = agent_config(self._spec, inside, link.port.authority)
         self._started = True
+        container = await self._engine.create(self._name, config)
+        self._stdio = Pipes(self._folder, link.owner) if link.pipes else await self._engine.attach(container)
         await self._engine.start(container)
+        self._stdio.tell(line)
         found = await self._engine.inspect(container)
         if wrong := ", ".join(unheld(config, found)):
             raise BackendUnavailable(
@@ -74,12 +91,14 @@ class DockerSandbox:
         if self._cgroup is not None:
             with suppress(ProcessLookupError):  # it ended already; the daemon knows how
                 self._init = HeldProcess(pid, self._count)
-            self._evidence = {**evidence_of(found), "cgroup": self._cgroup.bounds()}
+        self._evidence = evidence_of(found) | ({"cgroup": self._cgroup.bounds()} if self._cgroup is not None else {})
 
     def listen(self, on_output: OutputSink) -> None:
         assert self._stdio is not None
         self._stdio.listen(on_output)
         self._heard = True
+        if self._init is not None:
+            self._agent = first_child(self._init.pid)
         self._count()
         self._cpu_before = self._counted.cpu_seconds or 0.0
         if self._spec.cpu_seconds is not None and self._init is not None:
@@ -111,9 +130,14 @@ class DockerSandbox:
             return Ending(lost=str(error))
 
     async def _running(self) -> bool:
-        if self._init is not None:
-            return not self._init.ended.is_set()
-        return bool((await self._engine.inspect(self._name))["State"]["Running"])
+        """Whether it goes on unless we end it: when its agent is gone, its first process is about to follow."""
+        if self._init is None:
+            await anyio.sleep(LEAVE_SECONDS)
+            return bool((await self._engine.inspect(self._name))["State"]["Running"])
+        if self._agent is not None and is_leaving(self._agent):
+            with anyio.move_on_after(END_SECONDS / 2):
+                await self._init.ended.wait()
+        return not self._init.ended.is_set()
 
     async def _strike(self) -> None:
         """Its first process takes every other with it, and is gone when they are."""
@@ -146,7 +170,7 @@ class DockerSandbox:
         if self._init is not None:
             self._init.close()
         if self._stdio is not None:
-            self._stdio.finish()
+            await self._stdio.finish()
         if self._listener is not None:
             await self._listener.aclose()
         await anyio.to_thread.run_sync(shutil.rmtree, self._folder, True)  # noqa: FBT003 - ignore_errors

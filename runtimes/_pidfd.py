@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 
@@ -14,6 +15,7 @@ class HeldProcess:
 
     def __init__(self, pid: int, on_end: Callable[[], None]) -> None:
         """Raises ProcessLookupError if it is gone."""
+        self.pid = pid
         self.ended = anyio.Event()
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -37,3 +39,20 @@ class HeldProcess:
         self.close()
         self.ended.set()
         self._on_end()
+
+
+def first_child(pid: int) -> int | None:
+    """The oldest child of a process, None if there is none or this kernel does not tell."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return None
+    return int(children[0]) if children else None
+
+
+def is_leaving(pid: int) -> bool:
+    """Whether a process is gone, or as good as gone: its memory goes before its sockets do."""
+    try:
+        return Path(f"/proc/{pid}/statm").read_text().startswith("0 ")
+    except OSError:
+        return True

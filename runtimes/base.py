@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from anyio.abc import TaskGroup
 
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint
+from gateway.endpoint import Endpoint, TlsPort
 from gateway.errors import Closed
 from gateway.frames import StreamName
 from gateway.server import Listener
@@ -119,7 +119,7 @@ class Sandbox(Protocol):
         ...
 
 
-async def _nobody_listens(_endpoint: Endpoint, _socket: Path, _owner: int | None) -> Listener:
+async def _nobody_listens(*_where: object) -> Listener:
     raise Closed("gateway server")
 
 
@@ -129,14 +129,16 @@ class BackendContext:
     that lives as long as the backend, and `workers`, how many worker processes it may keep.
 
     `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
-    which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, see `GatewayServer.listen`: for a
-    guest that is shown its own socket and nobody else's. `options` are the operator's for this backend, unchecked."""
+    which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, for a guest that is shown its own
+    socket and nobody else's; `listen_tls` does so for a guest on another machine; both are those of `GatewayServer`.
+    `options` are the operator's for this backend, unchecked."""
 
     folder: Path
     tasks: TaskGroup
     workers: int
     attachment: Callable[[Endpoint], Attachment | None] = lambda _endpoint: None
     listen: Callable[[Endpoint, Path, int | None], Awaitable[Listener]] = _nobody_listens
+    listen_tls: Callable[[Endpoint, TlsPort], Awaitable[Listener]] = _nobody_listens
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

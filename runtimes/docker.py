@@ -9,7 +9,6 @@ import itertools
 import os
 import secrets
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,16 +17,17 @@ import anyio
 from gateway.endpoint import Endpoint
 from gateway.errors import BackendUnavailable, SandboxError
 from runtimes import _docker_reaper as reaper
-from runtimes._container import FIRST_UID, UIDS, container_for
+from runtimes._container import FIRST_UID, SOCKET_FOLDER, UIDS, container_for
 from runtimes._docker_config import OWNER_LABEL, DockerWay, create_config, load_seccomp
 from runtimes._docker_daemon import Daemon, daemon_of, languages_of
 from runtimes._docker_engine import Engine
 from runtimes._docker_options import KIND, DockerOptions
-from runtimes._docker_sandbox import DockerSandbox
+from runtimes._docker_sandbox import DockerSandbox, Link
 from runtimes.base import BackendContext, Capabilities, SandboxSpec
 from runtimes.image.agent import agent_digest
 
-ARGV = ("python3", "-I", "-u", "-X", "utf8", "/opt/toolexec/start.py", "/run/toolexec")
+ARGV = ("python3", "-I", "-u", "-X", "utf8", "/opt/toolexec/start.py")
+SECCOMP = Path(__file__).parent / "image" / "seccomp.json"
 COMMON_UID = 65_532
 """For daemons that map users: inside they know no others than the first 65,536."""
 
@@ -45,11 +45,13 @@ class DockerBackend:
         self._options = DockerOptions.of(context.options)
         self._engine = Engine(self._options)
         self._owner = reaper.owner_of(context.folder.parent)
+        self._port = self._options.gateway_port()
         self._way = DockerWay(
             image=self._options.image,
-            seccomp=load_seccomp(files("runtimes").joinpath("image", "seccomp.json").read_text()),
+            seccomp=load_seccomp(SECCOMP.read_text(), ip=self._port is not None),
             labels={OWNER_LABEL: self._owner},
             runtime=self._options.runtime,
+            network=self._options.network,
         )
         first = secrets.randbelow(UIDS)
         self._uids = itertools.cycle(
@@ -81,12 +83,13 @@ class DockerBackend:
         uid = COMMON_UID if daemon.maps_users else next(self._uids)
         owner = None if daemon.maps_users or os.geteuid() != 0 else uid
         folder = _make_folder(self._context.folder)
-        container = container_for(spec, argv=ARGV, uid=uid, gid=uid, socket_folder=folder)
+        argv = (*ARGV, SOCKET_FOLDER) if daemon.shares_kernel else ARGV
+        container = container_for(spec, argv=argv, uid=uid, gid=uid, socket_folder=folder)
         config = create_config(container, self._way, apparmor=daemon.apparmor)
         name = f"toolexec-{secrets.token_hex(8)}"
         sandbox = DockerSandbox(self._engine, self._context.tasks, spec, folder, name)
         try:
-            await sandbox.open(self._context.listen, endpoint, owner, config)
+            await sandbox.open(self._context, endpoint, Link(owner, daemon.shares_kernel, self._port), config)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await sandbox.kill()

@@ -24,7 +24,7 @@ from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
 from runtimes.limits import SHARED, Limits
-from runtimes.pool import Claimed, Pool, Pools
+from runtimes.pool import Claimed, Pool, PoolMetrics, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.assemble import Observer, call_observer, make_result, output_observer
 from sandbox.policy import Decision, Wanted, decide
@@ -96,6 +96,10 @@ class Runtime:
         async with self._probing:
             self._capabilities = await self._probe()
         return dict(self._capabilities)
+
+    def pool_metrics(self) -> tuple[PoolMetrics, ...]:
+        """Of each pool that is kept."""
+        return () if self._pools is None else self._pools.metrics()
 
     def gateway(
         self,
@@ -173,13 +177,19 @@ class Runtime:
         return self._pools.pool(backend, spec, size if usual else min(size, 2))
 
     def _open(self, folder: Path, server: GatewayServer, tasks: TaskGroup) -> None:
-        self._pools = Pools(server, tasks)
+        self._pools = Pools(server, tasks, self._settings.pool_idle_seconds)
         options = self._settings.backend_options
         for kind, backend in self._classes.items():
             own = folder / kind
             own.mkdir(mode=0o700)
             context = BackendContext(
-                own, tasks, self._settings.workers, server.attachment, server.listen, options.get(kind, {})
+                own,
+                tasks,
+                self._settings.workers,
+                attachment=server.attachment,
+                listen=server.listen,
+                listen_tls=server.listen_tls,
+                options=options.get(kind, {}),
             )
             self._backends[kind] = backend(context)
 

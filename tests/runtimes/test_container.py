@@ -78,6 +78,7 @@ def test_address_space_is_bounded_for_python_alone(language: str, held: int | No
         "language": language,
         "memory_bytes": held,
         "cpu_seconds": 2.5,
+        "authority": None,
     }
 
 
