@@ -1,7 +1,8 @@
 """The Docker daemon, spoken to from worker threads. What can go wrong with it becomes one of our errors here."""
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ CALL_SECONDS = 20.0
 """A daemon that takes longer for one call is as good as gone."""
 
 CALLS_AT_ONCE = 16
+UNIX = "unix://"
 
 Answer = TypeVar("Answer")
 
@@ -43,10 +45,10 @@ class Engine:
 
     async def info(self) -> Mapping[str, Any]:
         """What the daemon says of itself."""
-        return await self._call("info")
+        return dict(await self._call("info"))
 
     async def image(self, name: str) -> Mapping[str, Any]:
-        return await self._call("inspect_image", name)
+        return dict(await self._call("inspect_image", name))
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Make a container and return its id. Raises BackendUnavailable when the daemon would not hold all of it."""
@@ -57,7 +59,7 @@ class Engine:
         await self._call("start", container)
 
     async def inspect(self, container: str) -> Mapping[str, Any]:
-        return await self._call("inspect_container", container)
+        return dict(await self._call("inspect_container", container))
 
     async def attach(self, container: str) -> Attached:
         """Its standard streams, through the daemon. Before it is started."""
@@ -131,9 +133,19 @@ def connected(options: DockerOptions) -> "APIClient":
     if (folder := options.daemon_tls) is not None:
         certificate = (str(folder / "cert.pem"), str(folder / "key.pem"))
         tls = TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)
-    client = APIClient(options.daemon, version="auto", timeout=int(CALL_SECONDS), num_pools=CALLS_AT_ONCE, tls=tls)
-    if version_lt(client.api_version, MIN_API):
-        client.close()
-        reason = f"the daemon speaks version {client.api_version} of the API, and {MIN_API} is needed"
+    if options.daemon.startswith(UNIX):
+        _knock(options.daemon.removeprefix(UNIX))
+    make = partial(APIClient, options.daemon, timeout=int(CALL_SECONDS), num_pools=CALLS_AT_ONCE, tls=tls)
+    with closing(make(version=MIN_API)) as asking:
+        spoken = str(asking.version(api_version=False)["ApiVersion"])
+    if version_lt(spoken, MIN_API):
+        reason = f"the daemon speaks version {spoken} of the API, and {MIN_API} is needed"
         raise BackendUnavailable(KIND, reason, "Use Docker 20.10 or newer")
-    return client
+    return make(version=spoken)
+
+
+def _knock(path: str) -> None:
+    """Raise OSError if nobody listens: the library leaves its socket open then."""
+    with socket.socket(socket.AF_UNIX) as knocking:
+        knocking.settimeout(CALL_SECONDS)
+        knocking.connect(path)
