@@ -83,6 +83,15 @@ def languages_of(image: Mapping[str, Any], options: DockerOptions, agent: str) -
     return frozenset(str(labels.get(LANGUAGES_LABEL, "python")).split())
 
 
+def check_network(network: Mapping[str, Any]) -> None:
+    """Raise BackendUnavailable for a network that leads anywhere else than to its own members and its host."""
+    if not network.get("Internal"):
+        name = network.get("Name")
+        raise BackendUnavailable(
+            KIND, f"network {name!r} leads out", "Make an internal one: docker network create --internal NAME"
+        )
+
+
 def _pairs(option: str) -> Iterable[tuple[str, str]]:
     """`name=seccomp,profile=default`; very old daemons say `seccomp`."""
     for part in option.split(","):

@@ -50,6 +50,9 @@ class Engine:
     async def image(self, name: str) -> Mapping[str, Any]:
         return dict(await self._call("inspect_image", name))
 
+    async def network(self, name: str) -> Mapping[str, Any]:
+        return dict(await self._call("inspect_network", name))
+
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Make a container and return its id. Raises BackendUnavailable when the daemon would not hold all of it."""
         made = await self._call("create_container_from_config", dict(config), name)

@@ -19,7 +19,7 @@ from gateway.errors import BackendUnavailable, SandboxError
 from runtimes import _docker_reaper as reaper
 from runtimes._container import FIRST_UID, SOCKET_FOLDER, UIDS, container_for
 from runtimes._docker_config import OWNER_LABEL, DockerWay, create_config, load_seccomp
-from runtimes._docker_daemon import Daemon, daemon_of, languages_of
+from runtimes._docker_daemon import Daemon, check_network, daemon_of, languages_of
 from runtimes._docker_engine import Engine
 from runtimes._docker_options import KIND, DockerOptions
 from runtimes._docker_sandbox import DockerSandbox, Link
@@ -62,7 +62,7 @@ class DockerBackend:
 
     async def probe(self) -> Capabilities:
         try:
-            daemon = daemon_of(await self._engine.info(), self._options)
+            daemon = await self._ask_daemon()
             languages = languages_of(await self._engine.image(self._options.image), self._options, agent_digest())
         except BackendUnavailable as error:
             return Capabilities(self.kind, usable=False, reason=error.reason, fix=error.fix)
@@ -104,11 +104,18 @@ class DockerBackend:
         self._daemon = None
         await self._engine.aclose()
 
+    async def _ask_daemon(self) -> Daemon:
+        """Raises BackendUnavailable for a daemon or a network that cannot hold guests."""
+        daemon = daemon_of(await self._engine.info(), self._options)
+        if self._options.network is not None:
+            check_network(await self._engine.network(self._options.network))
+        return daemon
+
     async def _known_daemon(self) -> Daemon:
         """The daemon's facts; whoever asks first also removes what dead hosts left."""
         async with self._starting:
             if self._daemon is None:
-                self._daemon = daemon_of(await self._engine.info(), self._options)
+                self._daemon = await self._ask_daemon()
                 await reaper.reap(self._engine)
         return self._daemon
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 LIBRARIES = ("grpcio", "protobuf")
+ZONES = "tzdata"
+"""For `zoneinfo`: slim images have no time zones."""
+
 DEFAULT_BASE = "python:3.13-slim"
 OLDEST_PYTHON = (3, 11)
 PIP_SECONDS = 600.0
@@ -108,7 +111,7 @@ def _look_into(client: "APIClient", base: str) -> Base:
 
 def _fetch(base: Base, wheels: Path | None, target: Path) -> None:
     """The agent's libraries, in the versions that this host has: the generated code is made for them."""
-    pinned = [f"{name}=={version(name)}" for name in LIBRARIES]
+    pinned = [*(f"{name}=={version(name)}" for name in LIBRARIES), ZONES]
     where = () if wheels is None else ("--no-index", "--find-links", str(wheels.resolve()))
     platforms = (part for platform in base.platforms for part in ("--platform", platform))
     argv = (
