@@ -22,11 +22,15 @@ BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """None where this kernel cannot tell. `oom_kills` counts processes that were ended for want of memory."""
+    """None where this kernel cannot tell.
+
+    `oom_kills` counts processes that were ended for want of memory, `pids_refused` those that could not be made.
+    """
 
     oom_kills: int | None = None
     cpu_seconds: float | None = None
     memory_peak_bytes: int | None = None
+    pids_refused: int | None = None
 
 
 class Cgroup:
@@ -51,12 +55,14 @@ class Cgroup:
                 _entry(unified / "memory.events", "oom_kill"),
                 _divided(_entry(unified / "cpu.stat", "usage_usec"), 10**6),
                 _number(unified / "memory.peak"),
+                _entry(unified / "pids.events", "max"),
             )
-        memory, cpu = (self._folders.get(name, ROOT / "none") for name in ("memory", "cpuacct"))
+        memory, cpu, pids = (self._folders.get(name, ROOT / "none") for name in ("memory", "cpuacct", "pids"))
         return Counted(
             _entry(memory / "memory.oom_control", "oom_kill"),
             _divided(_number(cpu / "cpuacct.usage"), 10**9),
             _number(memory / "memory.max_usage_in_bytes"),
+            _entry(pids / "pids.events", "max"),
         )
 
     def bounds(self) -> dict[str, int | str]:

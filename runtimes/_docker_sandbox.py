@@ -1,6 +1,7 @@
 """One container of a Docker daemon, from before it is made until the daemon is told to forget it."""
 
 import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,6 +161,8 @@ class DockerSandbox:
             cpu_seconds=self.usage().cpu_seconds,
             allowed_cpu_seconds=self._spec.cpu_seconds,
         )
+        if ending.signal == signal.SIGABRT and self._counted.pids_refused:
+            return Ending(limit="pids")  # gRPC gives up where it cannot have a thread
         if self._heard or ending.exit_code is None:
             return ending
         said = await self._engine.last_words(self._name)

@@ -79,7 +79,7 @@ def refusal(act):
     "socket_folder": refusal(lambda: os.listdir("/run/toolexec")),
     "families": {name: refusal(lambda: socket.socket(getattr(socket, name), socket.SOCK_STREAM))
                  for name in ("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG")},
-    "hidden": sum(len(pathlib.Path(path).read_bytes()) for path in ("/proc/keys", "/proc/timer_list") if os.path.exists(path)),
+    "hidden": len(pathlib.Path("/proc/keys").read_bytes()),
     "pids": sorted(int(name) for name in os.listdir("/proc") if name.isdigit())[:2],
     "hostname": socket.gethostname(),
 }
@@ -183,19 +183,20 @@ try:
         if child == 0:
             time.sleep(30)
         children.append(child)
+        os.write(1, b".")
 except BlockingIOError:
     pass
 for child in children:
     os.kill(child, 9)
     os.waitpid(child, 0)
-len(children)
 """
 
 
 async def test_the_bound_on_processes_holds(host: AsyncExec) -> None:
+    """The agent may not get a thread meanwhile, and gives up then."""
     result = await run(host, FORKS, pids=30)
-    assert result.outcome is Outcome.COMPLETED, result.error
-    assert 20 <= result.value <= 54
+    assert (result.outcome, result.limit) in {(Outcome.COMPLETED, None), (Outcome.LIMIT_EXCEEDED, "pids")}
+    assert 20 <= len(result.stdout) <= 54
 
 
 async def test_a_container_that_somebody_else_kills_is_lost_and_may_be_tried_again(
