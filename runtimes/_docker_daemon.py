@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.errors import BackendUnavailable
 from runtimes._container import ENFORCES
+from runtimes._docker_config import PLAIN_RUNTIMES
 from runtimes._docker_options import KIND, DockerOptions, build_command
 from runtimes.limits import LimitName
 
@@ -21,8 +22,6 @@ NEEDED: Mapping[str, str] = {
     "PidsLimit": "pids limits",
 }
 
-PLAIN_RUNTIMES = frozenset({"runc", "crun", "io.containerd.runc.v2"})
-
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
@@ -34,7 +33,6 @@ class Daemon:
 
     version: str
     runtime: str
-    root: str
     apparmor: bool
     maps_users: bool
     shares_kernel: bool
@@ -63,7 +61,6 @@ def daemon_of(info: Mapping[str, Any], options: DockerOptions) -> Daemon:
     return Daemon(
         version=str(info.get("ServerVersion")),
         runtime=runtime,
-        root=str(info.get("DockerRootDir")),
         apparmor="apparmor" in names,
         maps_users=bool(names & {"userns", "rootless"}),
         shares_kernel=runtime in PLAIN_RUNTIMES and options.network is None,

@@ -98,7 +98,7 @@ class DockerSandbox:
         assert self._stdio is not None
         self._stdio.listen(on_output)
         self._heard = True
-        if self._init is not None:
+        if self._init is not None and isinstance(self._stdio, Pipes):  # else its processes are not this kernel's
             self._agent = first_child(self._init.pid)
         self._count()
         self._cpu_before = self._counted.cpu_seconds or 0.0

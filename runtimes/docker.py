@@ -9,8 +9,9 @@ import itertools
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 
@@ -18,7 +19,7 @@ from gateway.endpoint import Endpoint
 from gateway.errors import BackendUnavailable, SandboxError
 from runtimes import _docker_reaper as reaper
 from runtimes._container import FIRST_UID, SOCKET_FOLDER, UIDS, container_for
-from runtimes._docker_config import OWNER_LABEL, DockerWay, create_config, load_seccomp
+from runtimes._docker_config import OWNER_LABEL, PLAIN_RUNTIMES, DockerWay, create_config, load_seccomp
 from runtimes._docker_daemon import Daemon, check_network, daemon_of, languages_of
 from runtimes._docker_engine import Engine
 from runtimes._docker_options import KIND, DockerOptions
@@ -32,6 +33,13 @@ COMMON_UID = 65_532
 """For daemons that map users: inside they know no others than the first 65,536."""
 
 CLOSE_SECONDS = 10.0
+ASK_KERNEL = """
+import ctypes
+log = ctypes.create_string_buffer(1 << 16)
+ctypes.CDLL(None).klogctl(3, log, len(log))
+print("gVisor" if b"gVisor" in log.raw else "")
+"""
+"""The kernel's log, which gVisor has one of its own of, and Linux denies to guests."""
 
 
 class DockerBackend:
@@ -64,6 +72,7 @@ class DockerBackend:
         try:
             daemon = await self._ask_daemon()
             languages = languages_of(await self._engine.image(self._options.image), self._options, agent_digest())
+            kernel = None if daemon.runtime in PLAIN_RUNTIMES else await self._kernel_of_its_own(daemon)
         except BackendUnavailable as error:
             return Capabilities(self.kind, usable=False, reason=error.reason, fix=error.fix)
         except SandboxError as error:
@@ -71,23 +80,26 @@ class DockerBackend:
         return Capabilities(
             self.kind,
             usable=True,
-            boundaries=1,
+            boundaries=1 if kernel is None else 2,
             languages=languages,
             enforces=daemon.enforces,
             version=f"Docker {daemon.version}, {daemon.runtime}",
-            details={"image": self._options.image, "apparmor": daemon.apparmor, "maps_users": daemon.maps_users},
+            details={
+                "image": self._options.image,
+                "apparmor": daemon.apparmor,
+                "maps_users": daemon.maps_users,
+                "kernel": kernel or "the host's",
+            },
         )
 
     async def start(self, spec: SandboxSpec, endpoint: Endpoint) -> DockerSandbox:
         daemon = await self._known_daemon()
-        uid = COMMON_UID if daemon.maps_users else next(self._uids)
+        uid = self._new_uid(daemon)
         owner = None if daemon.maps_users or os.geteuid() != 0 else uid
         folder = _make_folder(self._context.folder)
         argv = (*ARGV, SOCKET_FOLDER) if daemon.shares_kernel else ARGV
-        container = container_for(spec, argv=argv, uid=uid, gid=uid, socket_folder=folder)
-        config = create_config(container, self._way, apparmor=daemon.apparmor)
-        name = f"toolexec-{secrets.token_hex(8)}"
-        sandbox = DockerSandbox(self._engine, self._context.tasks, spec, folder, name)
+        config = self._config(spec, daemon, argv, uid, folder)
+        sandbox = DockerSandbox(self._engine, self._context.tasks, spec, folder, _new_name())
         try:
             await sandbox.open(self._context, endpoint, Link(owner, daemon.shares_kernel, self._port), config)
         except BaseException:
@@ -95,6 +107,31 @@ class DockerBackend:
                 await sandbox.kill()
             raise
         return sandbox
+
+    async def _kernel_of_its_own(self, daemon: Daemon) -> str | None:
+        """What runs the guests' system calls in the host's place, found out in a container; None for the host."""
+        folder = _make_folder(self._context.folder)
+        config = self._config(SandboxSpec(), daemon, ("python3", "-I", "-c", ASK_KERNEL), self._new_uid(daemon), folder)
+        name = _new_name()
+        try:
+            await self._engine.create(name, config)
+            await self._engine.start(name)
+            await self._engine.wait(name)
+            said = await self._engine.last_words(name)
+        finally:
+            with anyio.CancelScope(shield=True), suppress(SandboxError):  # it may not have come to be
+                await self._engine.remove(name)
+            folder.rmdir()
+        return "gVisor" if said == "gVisor" else None
+
+    def _new_uid(self, daemon: Daemon) -> int:
+        return COMMON_UID if daemon.maps_users else next(self._uids)
+
+    def _config(
+        self, spec: SandboxSpec, daemon: Daemon, argv: tuple[str, ...], uid: int, folder: Path
+    ) -> dict[str, Any]:
+        container = container_for(spec, argv=argv, uid=uid, gid=uid, socket_folder=folder)
+        return create_config(container, self._way, apparmor=daemon.apparmor)
 
     async def aclose(self) -> None:
         """Remove what the daemon has not forgotten yet. Idempotent."""
@@ -118,6 +155,10 @@ class DockerBackend:
                 self._daemon = await self._ask_daemon()
                 await reaper.reap(self._engine)
         return self._daemon
+
+
+def _new_name() -> str:
+    return f"toolexec-{secrets.token_hex(8)}"
 
 
 def _make_folder(parent: Path) -> Path:
