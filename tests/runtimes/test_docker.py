@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -240,6 +241,42 @@ async def test_nothing_is_left(engine: Engine) -> None:
     assert not [c for c in await engine.containers(OWNER_LABEL) if c["Labels"][OWNER_LABEL].endswith(name)]
     with pytest.raises(IndexError):
         _run_folder()
+
+
+HOLD = """
+import time
+from runtimes.docker import DockerBackend
+from sandbox import Exec
+
+def hold() -> None:
+    "Keep the execution in the middle of a call."
+    print("held", flush=True)
+    time.sleep(1000)
+
+with Exec(backends={"docker": DockerBackend}, pool_size=1) as exec:
+    exec.tool(hold)
+    exec.execute_code("tools.hold()", limits={"wall_seconds": 1000})
+"""
+
+
+async def test_a_killed_host_takes_its_guests_with_it(engine: Engine) -> None:
+    host = await anyio.open_process([sys.executable, "-c", HOLD])
+
+    async def owned() -> list[str]:
+        containers = await engine.containers(OWNER_LABEL)
+        return [one["State"] for one in containers if f"/{host.pid}-" in one["Labels"][OWNER_LABEL]]
+
+    async with host:
+        assert host.stdout is not None
+        assert await host.stdout.receive() == b"held\n"
+        assert "running" in await owned()
+        host.kill()
+    with anyio.fail_after(20):
+        while "running" in await owned():  # noqa: ASYNC110 - the daemon announces it to nobody here
+            await anyio.sleep(0.1)
+    async with docker() as another:
+        await run(another, "1")
+        assert await owned() == []
 
 
 async def test_orphans_of_dead_hosts_are_removed_and_nobody_elses(engine: Engine) -> None:
