@@ -22,6 +22,7 @@ MIN_API = "1.41"
 CALL_SECONDS = 20.0
 """A daemon that takes longer for one call is as good as gone."""
 
+WAIT_SECONDS = 6.0
 CALLS_AT_ONCE = 16
 UNIX = "unix://"
 
@@ -41,7 +42,7 @@ class Engine:
         """Find out which version of the API it speaks. Idempotent."""
         async with self._connecting:
             if self._client is None:
-                self._client = await self._in_thread(partial(connected, self._options))
+                self._client = await self._in_thread(partial(connected, self._options), abandon=True)
 
     async def info(self) -> Mapping[str, Any]:
         """What the daemon says of itself."""
@@ -55,11 +56,11 @@ class Engine:
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Make a container and return its id. Raises BackendUnavailable when the daemon would not hold all of it."""
-        made = await self._call("create_container_from_config", dict(config), name)
+        made = await self._finish("create_container_from_config", dict(config), name)
         return str(made["Id"])
 
     async def start(self, container: str) -> None:
-        await self._call("start", container)
+        await self._finish("start", container)
 
     async def inspect(self, container: str) -> Mapping[str, Any]:
         return dict(await self._call("inspect_container", container))
@@ -80,8 +81,8 @@ class Engine:
         await self._call("kill", container)
 
     async def wait(self, container: str) -> None:
-        """Until it does not run any more."""
-        await self._call("wait", container)
+        """Until it does not run any more. Raises SandboxLost after 6 s."""
+        await self._call("wait", container, timeout=WAIT_SECONDS)
 
     async def remove(self, container: str) -> None:
         """End and remove it. Raises SandboxLost if it is not there."""
@@ -93,17 +94,24 @@ class Engine:
 
     async def aclose(self) -> None:
         if self._client is not None:
-            await self._in_thread(self._client.close)
+            await self._in_thread(self._client.close, abandon=True)
             self._client = None
 
     async def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Cancelled at once: a daemon that hangs must not hold up who waits for it."""
         await self.connect()
-        return await self._in_thread(partial(getattr(self._client, method), *arguments, **options))
+        return await self._in_thread(partial(getattr(self._client, method), *arguments, **options), abandon=True)
 
-    async def _in_thread(self, function: Callable[[], Answer]) -> Answer:
-        """Cancelled only once the thread is back: what the daemon made must not get lost."""
+    async def _finish(self, method: str, *arguments: Any) -> Any:
+        """Cancelled only once the daemon answered: what it made must not get lost."""
+        await self.connect()
+        return await self._in_thread(partial(getattr(self._client, method), *arguments), abandon=False)
+
+    async def _in_thread(self, function: Callable[[], Answer], *, abandon: bool) -> Answer:
         self._threads = self._threads or anyio.CapacityLimiter(CALLS_AT_ONCE)
-        return await anyio.to_thread.run_sync(partial(self._translated, function), limiter=self._threads)
+        return await anyio.to_thread.run_sync(
+            partial(self._translated, function), limiter=self._threads, abandon_on_cancel=abandon
+        )
 
     def _translated(self, function: Callable[[], Answer]) -> Answer:
         with translating(self._options.image, f"Build it: {build_command(self._options.image)}"):

@@ -16,7 +16,7 @@ from gateway.errors import BackendUnavailable, SandboxError
 from gateway.server import Listener
 from runtimes._cgroup import Cgroup, Counted
 from runtimes._container import INSIDE_ADDRESS, SOCKET_NAME, agent_config, ending_of
-from runtimes._docker_config import evidence_of, unheld
+from runtimes._docker_config import PLAIN_RUNTIMES, evidence_of, unheld
 from runtimes._docker_engine import KIND, Engine
 from runtimes._docker_stdio import Pipes, Stdio
 from runtimes._pidfd import HeldProcess, first_child, is_leaving
@@ -26,8 +26,8 @@ END_SECONDS = 8.0
 """The kernel and the daemon end a container well within this."""
 
 CPU_CHECK_SECONDS = 0.05
-LEAVE_SECONDS = 0.05
-"""How long a daemon on another machine may take to see that a guest ended by itself."""
+LEAVE_SECONDS = 0.1
+"""How long a guest may take to be gone after its last word, where we cannot see its processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class DockerSandbox:
         assert self._stdio is not None
         self._stdio.listen(on_output)
         self._heard = True
-        if self._init is not None and isinstance(self._stdio, Pipes):  # else its processes are not this kernel's
+        if self._init is not None and self._evidence["runtime"] in PLAIN_RUNTIMES:
             self._agent = first_child(self._init.pid)
         self._count()
         self._cpu_before = self._counted.cpu_seconds or 0.0
@@ -135,9 +135,12 @@ class DockerSandbox:
         if self._init is None:
             await anyio.sleep(LEAVE_SECONDS)
             return bool((await self._engine.inspect(self._name))["State"]["Running"])
-        if self._agent is not None and is_leaving(self._agent):
-            with anyio.move_on_after(END_SECONDS / 2):
-                await self._init.ended.wait()
+        if self._agent is None:
+            patience = LEAVE_SECONDS if self._heard else 0
+        else:
+            patience = END_SECONDS / 2 if is_leaving(self._agent) else 0
+        with anyio.move_on_after(patience):
+            await self._init.ended.wait()
         return not self._init.ended.is_set()
 
     async def _strike(self) -> None:
