@@ -108,7 +108,7 @@ def evidence_of(inspected: Mapping[str, Any]) -> dict[str, Any]:
         "container": inspected["Id"],
         "image": inspected["Image"],
         "runtime": host["Runtime"],
-        "user": inspected["Config"]["User"],
+        "user": int(inspected["Config"]["User"].partition(":")[0]),
         "network": host["NetworkMode"],
         "read_only_root": host["ReadonlyRootfs"],
         "capabilities_dropped": host["CapDrop"],
