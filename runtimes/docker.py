@@ -39,7 +39,7 @@ log = ctypes.create_string_buffer(1 << 16)
 ctypes.CDLL(None).klogctl(3, log, len(log))
 print("gVisor" if b"gVisor" in log.raw else "")
 """
-"""The kernel's log, which gVisor has one of its own of, and Linux denies to guests."""
+"""gVisor has a kernel log of its own, which says so; that of Linux is denied to guests."""
 
 
 class DockerBackend:
@@ -61,10 +61,7 @@ class DockerBackend:
             runtime=self._options.runtime,
             network=self._options.network,
         )
-        first = secrets.randbelow(UIDS)
-        self._uids = itertools.cycle(
-            itertools.chain(range(FIRST_UID + first, FIRST_UID + UIDS), range(FIRST_UID, FIRST_UID + first))
-        )
+        self._guests = itertools.count(secrets.randbelow(UIDS))
         self._daemon: Daemon | None = None
         self._starting = anyio.Lock()
 
@@ -125,7 +122,8 @@ class DockerBackend:
         return "gVisor" if said == "gVisor" else None
 
     def _new_uid(self, daemon: Daemon) -> int:
-        return COMMON_UID if daemon.maps_users else next(self._uids)
+        """A user that no other guest of this host has, nor most likely one of another host."""
+        return COMMON_UID if daemon.maps_users else FIRST_UID + next(self._guests) % UIDS
 
     def _config(
         self, spec: SandboxSpec, daemon: Daemon, argv: tuple[str, ...], uid: int, folder: Path
