@@ -4,10 +4,14 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import anyio
+
 from gateway.errors import SandboxError
 from runtimes._docker_config import OWNER_LABEL
 from runtimes._docker_engine import Engine
 from runtimes.folder import is_alive
+
+ROUND_SECONDS = 0.05
 
 
 def owner_of(run: Path) -> str:
@@ -24,9 +28,12 @@ async def reap(engine: Engine) -> None:
 
 
 async def remove_all(engine: Engine, owner: str) -> None:
-    """Remove every container of this owner."""
-    for container in await engine.containers(f"{OWNER_LABEL}={owner}"):
-        await _remove(engine, container["Id"])
+    """Remove every container of this owner, and wait until the daemon knows of none, those included that it was told to
+    remove before."""
+    while containers := await engine.containers(f"{OWNER_LABEL}={owner}"):
+        for container in containers:
+            await _remove(engine, container["Id"])
+        await anyio.sleep(ROUND_SECONDS)
 
 
 async def _remove(engine: Engine, container: str) -> None:

@@ -106,9 +106,10 @@ class DockerSandbox:
             self._tasks.start_soon(self._watch_cpu, self._init, self._spec.cpu_seconds)
 
     async def kill(self) -> Ending:
+        leaving = self._leaving()  # asked first: the guest hears in a moment that we hung up, and then leaves too
         async with self._killing:
             if self._ending is None:
-                self._ending = await self._end() if self._started else Ending()
+                self._ending = await self._end(leaving=leaving) if self._started else Ending()
                 await self._release()
         return self._ending
 
@@ -116,11 +117,11 @@ class DockerSandbox:
         cpu_seconds = None if self._counted.cpu_seconds is None else self._counted.cpu_seconds - self._cpu_before
         return Usage(cpu_seconds, self._counted.memory_peak_bytes)
 
-    async def _end(self) -> Ending:
+    async def _end(self, *, leaving: bool | None) -> Ending:
         """End it, or say how it ended. Raises nothing: a daemon that fails has lost the sandbox."""
         try:
             with anyio.fail_after(END_SECONDS):
-                if not await self._running():
+                if await self._is_gone() if leaving is None else leaving:
                     return await self._how_it_ended()
                 self._count()
                 await self._strike()
@@ -130,18 +131,23 @@ class DockerSandbox:
         except SandboxError as error:
             return Ending(lost=str(error))
 
-    async def _running(self) -> bool:
-        """Whether it goes on unless we end it: when its agent is gone, its first process is about to follow."""
+    def _leaving(self) -> bool | None:
+        """Whether it is ending by itself, None where its processes cannot be seen. Init follows its agent at once."""
+        if self._init is None:
+            return None
+        if self._init.ended.is_set():
+            return True
+        if self._agent is None:
+            return None if self._heard else False
+        return is_leaving(self._agent)
+
+    async def _is_gone(self) -> bool:
         if self._init is None:
             await anyio.sleep(LEAVE_SECONDS)
-            return bool((await self._engine.inspect(self._name))["State"]["Running"])
-        if self._agent is None:
-            patience = LEAVE_SECONDS if self._heard else 0
-        else:
-            patience = END_SECONDS / 2 if is_leaving(self._agent) else 0
-        with anyio.move_on_after(patience):
+            return not (await self._engine.inspect(self._name))["State"]["Running"]
+        with anyio.move_on_after(LEAVE_SECONDS):
             await self._init.ended.wait()
-        return not self._init.ended.is_set()
+        return self._init.ended.is_set()
 
     async def _strike(self) -> None:
         """Its first process takes every other with it, and is gone when they are."""
