@@ -22,6 +22,7 @@ from figures import Figure, show
 # must not have the name of a library, which could then not be imported.
 TOPICS = {
     "sandboxes": "sandboxes",
+    "containers": "containers",
     "tools": "tools",
     "catalogue": "catalogue",
     "search": "search",

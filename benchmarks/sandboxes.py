@@ -3,16 +3,15 @@
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-from figures import Figure, left_out, rounds, spread, timed, timed_sync
+from executions import one_after_another, reference, settled, tool_calls
+from figures import Figure, left_out, rounds, spread, timed
 
 from gateway._grpc import grpc
 from gateway.endpoint import GRPC_ENVIRONMENT
@@ -21,19 +20,6 @@ from sandbox import AsyncExec
 
 MB = 1 << 20
 PYTHON = (sys.executable, "-I", "-c", "print(1 + 1)")
-DOCKER = ("docker", "run", "--rm", "--network=none", "python:3-slim", "python3", "-c", "print(1 + 1)")
-
-
-async def one_after_another(host: AsyncExec, count: int, pause_seconds: float, **options: Any) -> list[float]:
-    async def once() -> None:
-        result = await host.execute_code("1 + 1", **options)
-        assert result.value == 2, result
-
-    seconds = []
-    for _ in range(count):
-        seconds.append(await timed(once))
-        await asyncio.sleep(pause_seconds)
-    return seconds
 
 
 async def rate(host: AsyncExec, concurrency: int, count: int) -> float:
@@ -42,12 +28,6 @@ async def rate(host: AsyncExec, concurrency: int, count: int) -> float:
 
     seconds = await timed(lambda: asyncio.gather(*(caller() for _ in range(concurrency))))
     return count / seconds
-
-
-async def settled(host: AsyncExec, **options: Any) -> None:
-    """Start everything and give the pools time to fill."""
-    await host.execute_code("1", **options)
-    await asyncio.sleep(1.5)
 
 
 async def wasm_latency(count: int) -> list[Figure]:
@@ -75,27 +55,6 @@ async def wasm_rates(count: int) -> list[Figure]:
             name = f"wasm: fresh guests, {concurrency} at a time"
             figures.append(Figure(name, "/s", per_second, target=target, more_is_better=True))
     return figures
-
-
-async def wasm_tool_call(count: int) -> list[Figure]:
-    code = f"""
-        import time
-        seconds = []
-        for i in range({count}):
-            started = time.perf_counter()
-            tools.add(a=i, b=1)
-            seconds.append(time.perf_counter() - started)
-        seconds
-    """
-    async with AsyncExec(limits={"tool_calls": count}) as host:
-
-        @host.tool
-        async def add(a: int, b: int) -> int:
-            return a + b
-
-        await settled(host)
-        result = await host.execute_code(code)
-    return [spread("wasm: tool call from inside", "µs", result.value, target=350.0)]
 
 
 async def grpc_echo(count: int) -> list[Figure]:
@@ -170,24 +129,14 @@ def import_time(count: int) -> list[Figure]:
     return [spread("import sandbox", "ms", seconds, target=250.0)]
 
 
-def reference(name: str, argv: tuple[str, ...], count: int) -> list[Figure]:
-    if shutil.which(argv[0]) is None:
-        return left_out(name, f"{argv[0]} is not installed")
-    if subprocess.run(argv, capture_output=True, check=False).returncode != 0:
-        return left_out(name, f"{argv[0]} does not work here")  # without its daemon, say, or without the image
-    seconds = [timed_sync(lambda: subprocess.run(argv, capture_output=True, check=True)) for _ in range(count)]
-    return [spread(name, "ms", seconds)]
-
-
 async def measure(share: float) -> list[Figure]:
     return [
         *reference("reference: python -c 'print(1 + 1)'", PYTHON, rounds(20, share)),
-        *reference("reference: docker run", DOCKER, rounds(10, share)),
         *import_time(rounds(10, share)),
         *await wasm_latency(rounds(200, share)),
         *await wasm_rates(rounds(1280, share)),
         *await grpc_echo(rounds(2000, share)),
-        *await wasm_tool_call(rounds(2000, share)),
+        await tool_calls("wasm: tool call from inside", rounds(2000, share), target=350.0),
         *await wasm_memory(),
         *await unsafe_latency(rounds(20, share)),
     ]

@@ -23,6 +23,19 @@ class Endpoint:
     token: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class TlsPort:
+    """Where guests of another machine reach the gateway: an address of this host, as they see it, without a port.
+
+    `certificate` and `key` are PEM, made out to `host`; `authority` is the certificate that guests check it by.
+    """
+
+    host: str
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    authority: bytes = field(repr=False)
+
+
 def new_token() -> str:
     return secrets.token_urlsafe(32)
 

@@ -1,15 +1,20 @@
-"""The gRPC server that guests attach to: one Unix socket in a folder only we can enter, a token for each guest."""
+"""The gRPC server that guests attach to: one Unix socket in a folder only we can enter, a token for each guest.
 
+A guest that must not see that folder gets a socket of its own, on which no token but its own is good.
+"""
+
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from gateway._grpc import grpc
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint, new_token, token_key
+from gateway.endpoint import Endpoint, TlsPort, new_token, token_key
 from gateway.errors import Closed
 from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
-from gateway.service import GatewayService
+from gateway.service import GatewayService, Lookup
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
 
 OPTIONS = (
@@ -19,14 +24,28 @@ OPTIONS = (
 )
 
 
+class Listener:
+    """A socket for one guest. Its token alone is good here; the sandbox that asked for it closes it."""
+
+    def __init__(self, server: "grpc.aio.Server", address: str, closed: Callable[["Listener"], None]) -> None:
+        self._server = server
+        self._closed = closed
+        self.address = address
+
+    async def aclose(self) -> None:
+        """Hang up on who is there, stop listening and remove the socket. Idempotent."""
+        self._closed(self)
+        await self._server.stop(grace=0)
+
+
 class GatewayServer:
     """Listens on `folder/gateway.sock` with mode 0600. `folder` must belong to us alone."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "gateway.sock"
         self._attachments: dict[bytes, Attachment] = {}
-        self._server = grpc.aio.server(options=OPTIONS)
-        pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(self._lookup), self._server)
+        self._listeners: set[Listener] = set()
+        self._server = _server(self._lookup)
         self._open = False
 
     @property
@@ -57,11 +76,38 @@ class GatewayServer:
         """What `expect` made for this endpoint, None when it ended."""
         return self._lookup(endpoint.token)
 
+    async def listen(self, endpoint: Endpoint, socket: Path, owner: int | None) -> Listener:
+        """Listen for this endpoint's guest on `socket` too, in a folder that nobody else on this host can enter.
+
+        `owner` is the guest's user, who alone may connect; None where the host cannot give files away: then whoever
+        sees the socket may. Raises Closed.
+        """
+        if not self._open:
+            raise Closed("gateway server")
+        server = self._server_for(endpoint)
+        server.add_insecure_port(f"unix:{socket}")
+        _admit(owner, socket)
+        return await self._started(server, f"unix:{socket}")
+
+    async def listen_tls(self, endpoint: Endpoint, at: TlsPort) -> Listener:
+        """Listen for this endpoint's guest, on another machine, on a free port. Raises Closed, OSError."""
+        if not self._open:
+            raise Closed("gateway server")
+        server = self._server_for(endpoint)
+        credentials = grpc.ssl_server_credentials([(at.key, at.certificate)])
+        try:
+            port = server.add_secure_port(f"{at.host}:0", credentials)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {at.host}: {error}") from error
+        return await self._started(server, f"{at.host}:{port}")
+
     async def aclose(self) -> None:
         """Hang up on every guest and stop listening. Idempotent."""
         self._open = False
         for attachment in list(self._attachments.values()):
             attachment.hang_up()
+        for listener in list(self._listeners):
+            await listener.aclose()
         await self._server.stop(grace=0)
         self._socket.unlink(missing_ok=True)
 
@@ -74,5 +120,27 @@ class GatewayServer:
     ) -> None:
         await self.aclose()
 
+    def _server_for(self, endpoint: Endpoint) -> "grpc.aio.Server":
+        key = token_key(endpoint.token)
+        return _server(lambda token: self._lookup(token) if token_key(token) == key else None)
+
+    async def _started(self, server: "grpc.aio.Server", address: str) -> Listener:
+        await server.start()
+        listener = Listener(server, address, self._listeners.discard)
+        self._listeners.add(listener)
+        return listener
+
     def _lookup(self, token: str) -> Attachment | None:
         return self._attachments.get(token_key(token))
+
+
+def _admit(owner: int | None, socket: Path) -> None:
+    if owner is not None:
+        os.chown(socket, owner, -1)
+    socket.chmod(0o666 if owner is None else 0o600)
+
+
+def _server(lookup: Lookup) -> "grpc.aio.Server":
+    server = grpc.aio.server(options=OPTIONS)
+    pb_grpc.add_GatewayServiceServicer_to_server(GatewayService(lookup), server)
+    return server

@@ -4,7 +4,9 @@ Pure. What the host did and saw comes first; the guest's words decide only betwe
 (completed, raised, exited). A guest that lies about those fools its own caller and nobody else.
 """
 
+import errno
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +17,8 @@ from runtimes.limits import LimitName
 
 _PARSER = "too complex to parse"
 """Code that nests too deeply for Python's parser is a MemoryError too, with memory to spare."""
+
+_DISK_FULL = f"[Errno {errno.ENOSPC}]"
 
 
 class Stop(StrEnum):
@@ -36,12 +40,14 @@ class Verdict:
     exit_code: int | None = None
 
 
-def judge(*, stop: Stop | None, fault: str, finished: Finished | None, ending: Ending, memory_held: bool) -> Verdict:
-    """Raise SandboxLost when neither the guest nor the host ended it."""
+def judge(
+    *, stop: Stop | None, fault: str, finished: Finished | None, ending: Ending, held: Collection[LimitName]
+) -> Verdict:
+    """`held` are the limits that were really held. Raise SandboxLost when neither the guest nor the host ended it."""
     if stop is not None:
         return _stopped(stop, fault)
     if finished is not None:
-        return _said(finished, memory_held=memory_held)
+        return _seen(_said(finished, held), ending)
     if ending.limit is not None:
         return Verdict(Outcome.LIMIT_EXCEEDED, ending.limit, _limit_error(ending.limit))
     if ending.lost is not None:
@@ -65,7 +71,14 @@ def _stopped(stop: Stop, fault: str) -> Verdict:
             return Verdict(Outcome.KILLED, error=GuestError("ProtocolError", fault))
 
 
-def _said(finished: Finished, *, memory_held: bool) -> Verdict:
+def _seen(said: Verdict, ending: Ending) -> Verdict:
+    """A guest that did not complete while the host saw it at a limit, one of its processes killed there, say."""
+    if said.outcome not in {Outcome.RAISED, Outcome.EXITED} or ending.limit is None:
+        return said
+    return Verdict(Outcome.LIMIT_EXCEEDED, ending.limit, said.error or _limit_error(ending.limit))
+
+
+def _said(finished: Finished, held: Collection[LimitName]) -> Verdict:
     match finished.kind:
         case FinishedKind.COMPLETED:
             return Verdict(Outcome.COMPLETED)
@@ -75,8 +88,10 @@ def _said(finished: Finished, *, memory_held: bool) -> Verdict:
             return Verdict(Outcome.LIMIT_EXCEEDED, "value_bytes", _limit_error("value_bytes"))
         case FinishedKind.RAISED:
             error = finished.error or GuestError("Exception", "the guest gave no details")
-            if memory_held and error.type == "MemoryError" and _PARSER not in error.message:
+            if "memory_bytes" in held and error.type == "MemoryError" and _PARSER not in error.message:
                 return Verdict(Outcome.LIMIT_EXCEEDED, "memory_bytes", error)
+            if "disk_bytes" in held and error.type == "OSError" and error.message.startswith(_DISK_FULL):
+                return Verdict(Outcome.LIMIT_EXCEEDED, "disk_bytes", error)
             return Verdict(Outcome.RAISED, error=error)
 
 

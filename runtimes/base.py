@@ -4,7 +4,7 @@ A new backend implements `Backend` and `Sandbox`, names itself in the entry-poin
 `tests/contract` unchanged. See docs/writing-a-backend.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from anyio.abc import TaskGroup
 
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint
+from gateway.endpoint import Endpoint, TlsPort
+from gateway.errors import Closed
 from gateway.frames import StreamName
+from gateway.server import Listener
 from runtimes.limits import LimitName
 
 OutputSink: TypeAlias = Callable[[StreamName, bytes], None]
@@ -117,18 +119,27 @@ class Sandbox(Protocol):
         ...
 
 
+async def _nobody_listens(*_where: object) -> Listener:
+    raise Closed("gateway server")
+
+
 @dataclass(frozen=True, slots=True)
 class BackendContext:
     """What a backend is built with: a private folder (mode 0700, removed at close or by the next start), a task group
     that lives as long as the backend, and `workers`, how many worker processes it may keep.
 
     `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
-    which needs no gRPC."""
+    which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, for a guest that is shown its own
+    socket and nobody else's; `listen_tls` does so for a guest on another machine; both are those of `GatewayServer`.
+    `options` are the operator's for this backend, unchecked."""
 
     folder: Path
     tasks: TaskGroup
     workers: int
     attachment: Callable[[Endpoint], Attachment | None] = lambda _endpoint: None
+    listen: Callable[[Endpoint, Path, int | None], Awaitable[Listener]] = _nobody_listens
+    listen_tls: Callable[[Endpoint, TlsPort], Awaitable[Listener]] = _nobody_listens
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -138,7 +149,9 @@ class Backend(Protocol):
     warm_size: ClassVar[int]
     """How many sandboxes to keep warm unless the host says otherwise."""
 
-    def __init__(self, context: BackendContext) -> None: ...
+    def __init__(self, context: BackendContext) -> None:
+        """Raises InvalidRequest when an option is unknown or wrong."""
+        ...
 
     async def probe(self) -> Capabilities:
         """Find out whether sandboxes can be made here and what they hold. No side effects that outlast it, no

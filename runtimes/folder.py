@@ -34,7 +34,7 @@ def remove_folder(folder: Path) -> None:
 
 def reap(base: Path) -> None:
     """Kill the guest processes and remove the folders of hosts that are dead."""
-    dead = {folder.name for folder in base.iterdir() if not _alive(folder.name)}
+    dead = {folder.name for folder in base.iterdir() if not is_alive(folder.name)}
     if not dead:
         return
     for pid in marked(dead):
@@ -67,7 +67,8 @@ def _base() -> Path:
     return base
 
 
-def _alive(name: str) -> bool:
+def is_alive(name: str) -> bool:
+    """Whether the host whose run folder has this name still runs here."""
     pid, _, rest = name.partition("-")
     return pid.isdigit() and _started(int(pid)) == rest.partition("-")[0]
 

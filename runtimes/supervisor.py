@@ -1,7 +1,7 @@
 """Runs one snippet in one claimed sandbox: hands it over, collects what comes out, ends it in time, judges its end."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from gateway.errors import ProtocolError
 from gateway.frames import Execute, StreamName
 from runtimes._failure import Stop, Verdict, judge
 from runtimes.base import Ending, Sandbox, Usage
-from runtimes.limits import Limits
+from runtimes.limits import LimitName, Limits
 
 FLOOD_FACTOR = 16
 """A guest that sends this many times its output limit past the host's reading is ended; less is dropped."""
@@ -78,12 +78,20 @@ class Ended:
 
 
 class Supervisor:
-    """Supervises one execution. `flood()` may be called from the gateway when a guest only ever makes refused calls."""
+    """Supervises one execution. `held` are those of its limits that are really held."""
 
-    def __init__(self, sandbox: Sandbox, attachment: Attachment, limits: Limits, collected: Collected) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        attachment: Attachment,
+        limits: Limits,
+        held: Collection[LimitName],
+        collected: Collected,
+    ) -> None:
         self._sandbox = sandbox
         self._attachment = attachment
         self._limits = limits
+        self._held = held
         self._collected = collected
         self._stop: Stop | None = None
 
@@ -123,8 +131,7 @@ class Supervisor:
         stop = self._stop or (Stop.PROTOCOL if fault is not None else None)
         if stop is Stop.DEADLINE and finished is not None:
             stop = None  # it finished while we were reaching for it
-        memory_held = self._limits.memory_bytes is not None
-        verdict = judge(stop=stop, fault=str(fault or ""), finished=finished, ending=ending, memory_held=memory_held)
+        verdict = judge(stop=stop, fault=str(fault or ""), finished=finished, ending=ending, held=self._held)
         hello = self._attachment.hello
         return Ended(
             verdict=verdict,

@@ -25,6 +25,7 @@ from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
 from runtimes.limits import Limits
+from runtimes.pool import PoolMetrics
 from sandbox.exec import AsyncExec
 from sandbox.result import Artifact, Event, ExecutionResult, GuestError, ToolCall
 from sandbox.sync import Exec
@@ -52,6 +53,7 @@ __all__ = [
     "Outcome",
     "ParallelCall",
     "PolicyDenied",
+    "PoolMetrics",
     "Progress",
     "SandboxError",
     "SandboxLost",

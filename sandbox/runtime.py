@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, SandboxError, SandboxLost
+from gateway.errors import Closed, InvalidRequest, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
@@ -24,10 +25,10 @@ from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
 from runtimes.limits import SHARED, Limits
-from runtimes.pool import Claimed, Pool, Pools
+from runtimes.pool import Claimed, Pool, PoolMetrics, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.assemble import Observer, call_observer, flawed_result, make_result, output_observer
-from sandbox.policy import Decision, Wanted, decide
+from sandbox.policy import Decision, Wanted, by_preference, decide
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 
@@ -56,6 +57,8 @@ class Runtime:
     def __init__(
         self, settings: "Settings", tools: ToolSearch, journal: Journal, backends: Mapping[str, BackendClass]
     ) -> None:
+        if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
+            raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
         self._settings = settings
         self._registry = tools.registry
         self._journal = journal
@@ -83,6 +86,10 @@ class Runtime:
                     with anyio.CancelScope(shield=True):
                         await self._close()
                     tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if isinstance(wrong := group.exceptions[0], InvalidRequest):
+                raise wrong from group  # an option of a backend
+            raise
         finally:
             remove_folder(folder)
 
@@ -91,6 +98,10 @@ class Runtime:
         async with self._probing:
             self._capabilities = await self._probe()
         return dict(self._capabilities)
+
+    def pool_metrics(self) -> tuple[PoolMetrics, ...]:
+        """Of each pool that is kept."""
+        return () if self._pools is None else self._pools.metrics()
 
     def gateway(
         self,
@@ -141,7 +152,7 @@ class Runtime:
     ) -> ExecutionResult:
         limits = decision.limits
         collected = Collected(limits.output_bytes, output_observer(observe))
-        supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, collected)
+        supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, decision.enforced, collected)
         grant = _grant(execution_id, request, limits)
         gateway = self.gateway(grant, call_observer(observe), lambda: supervisor.stop(Stop.CALL_FLOOD))
         execute = Execute(execution_id, request.code, request.env, request.files)
@@ -170,11 +181,20 @@ class Runtime:
         return result
 
     async def _decide(self, request: Request) -> Decision:
-        if not self._capabilities:
-            async with self._probing:
-                self._capabilities = self._capabilities or await self._probe()
+        """Probes only as far as it takes: a probe may start an engine's guest, and take seconds."""
         wanted = Wanted(request.language, request.backend, request.limits)
-        return decide(request.profile, wanted, self._capabilities, allow_unsafe=self._settings.allow_unsafe)
+        known: dict[str, Capabilities] = {}
+        for kind in [request.backend] if request.backend in self._backends else by_preference(self._backends):
+            known[kind] = await self._known(kind)
+            with suppress(SandboxError):
+                return decide(request.profile, wanted, known, allow_unsafe=self._settings.allow_unsafe)
+        return decide(request.profile, wanted, known, allow_unsafe=self._settings.allow_unsafe)
+
+    async def _known(self, kind: str) -> Capabilities:
+        async with self._probing:
+            if kind not in self._capabilities:
+                self._capabilities[kind] = await self._backends[kind].probe()
+            return self._capabilities[kind]
 
     def _pool(self, decision: Decision, request: Request) -> Pool:
         assert self._pools is not None
@@ -185,11 +205,21 @@ class Runtime:
         return self._pools.pool(backend, spec, size if usual else min(size, 2))
 
     def _open(self, folder: Path, server: GatewayServer, tasks: TaskGroup) -> None:
-        self._pools = Pools(server, tasks)
+        self._pools = Pools(server, tasks, self._settings.pool_idle_seconds)
+        options = self._settings.backend_options
         for kind, backend in self._classes.items():
             own = folder / kind
             own.mkdir(mode=0o700)
-            self._backends[kind] = backend(BackendContext(own, tasks, self._settings.workers, server.attachment))
+            context = BackendContext(
+                own,
+                tasks,
+                self._settings.workers,
+                attachment=server.attachment,
+                listen=server.listen,
+                listen_tls=server.listen_tls,
+                options=options.get(kind, {}),
+            )
+            self._backends[kind] = backend(context)
 
     async def _close(self) -> None:
         """End everything and wait until whoever ran something was told."""

@@ -30,6 +30,7 @@ from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
+from runtimes.pool import PoolMetrics
 from sandbox.exec import AsyncExec
 from sandbox.result import Event, ExecutionResult
 
@@ -58,10 +59,12 @@ class Exec:
         allow_unsafe: bool | None = None,
         workers: int | None = None,
         pool_size: int | None = None,
+        pool_idle_seconds: float | None = None,
         journal: Journal | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
+        backend_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._exec = AsyncExec(
             profile=profile,
@@ -70,10 +73,12 @@ class Exec:
             allow_unsafe=allow_unsafe,
             workers=workers,
             pool_size=pool_size,
+            pool_idle_seconds=pool_idle_seconds,
             journal=journal,
             embedder=embedder,
             alpha=alpha,
             backends=backends,
+            backend_options=backend_options,
         )
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = self._stack.enter_context(
@@ -268,6 +273,9 @@ class Exec:
 
     def probe(self) -> dict[str, Capabilities]:
         return self._call(self._exec.probe)
+
+    def pool_metrics(self) -> tuple[PoolMetrics, ...]:
+        return self._call(self._exec.pool_metrics)
 
     def close(self) -> None:
         atexit.unregister(self.close)

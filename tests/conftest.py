@@ -31,7 +31,7 @@ def shared_exec() -> Iterator[Exec]:
         yield exec
 
 
-@pytest.fixture(params=["wasm", "unsafe"])
+@pytest.fixture(params=["wasm", "unsafe", "docker", "gvisor"])
 def backend(request: pytest.FixtureRequest, shared_exec: Exec) -> str:
     """Every backend that a contract holds for."""
     kind: str = request.param

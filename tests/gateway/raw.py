@@ -100,9 +100,9 @@ class Heard:
 class RawGuest:
     """One stream to the gateway. Every wait for the host is bounded."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, attachment: Attachment, address: str | None = None) -> None:
         self.attachment = attachment
-        self._channel: Any = grpc.aio.insecure_channel(attachment.endpoint.address, options=UNLIMITED)
+        self._channel: Any = grpc.aio.insecure_channel(address or attachment.endpoint.address, options=UNLIMITED)
         stub: Any = pb_grpc.GatewayServiceStub(self._channel)  # the generated stub's types cover sync calls only
         self.stream = stub.Attach()
 
@@ -147,8 +147,10 @@ class RawGuest:
 
 
 @asynccontextmanager
-async def raw_guest(server: GatewayServer, attachment: Attachment | None = None) -> AsyncIterator[RawGuest]:
-    guest = RawGuest(attachment or server.expect())
+async def raw_guest(
+    server: GatewayServer, attachment: Attachment | None = None, address: str | None = None
+) -> AsyncIterator[RawGuest]:
+    guest = RawGuest(attachment or server.expect(), address)
     try:
         yield guest
     finally:

@@ -1,12 +1,14 @@
 """The server: one socket that only we can open, and nothing of it after close."""
 
+import os
 from pathlib import Path
 
 import anyio
 import pytest
 
 from gateway.client import GatewayClient
-from gateway.errors import Closed, ProtocolError, SandboxError
+from gateway.endpoint import Endpoint, TlsPort
+from gateway.errors import Closed, ProtocolError, SandboxError, Unauthenticated
 from gateway.server import GatewayServer
 from runtimes.folder import make_folder, remove_folder
 from tests.gateway.raw import SECONDS, Tools, mode, raw_guest
@@ -78,3 +80,50 @@ async def test_a_client_does_not_wait_for_ever(tmp_path: Path) -> None:
         async with GatewayClient(guest.attachment.endpoint, timeout_seconds=0.2) as client:
             with anyio.fail_after(SECONDS), pytest.raises(SandboxError):
                 await client.run_tool("bad:hang", {})
+
+
+async def test_a_socket_for_one_guest_takes_its_token_and_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "guest"
+    folder.mkdir()
+    async with GatewayServer(tmp_path) as server:
+        mine, other = server.expect(), server.expect()
+        listener = await server.listen(mine.endpoint, folder / "own.sock", None)
+        assert listener.address == f"unix:{folder}/own.sock"
+        assert mode(folder / "own.sock") == 0o666
+        for token in (other.endpoint.token, "guess", ""):
+            async with GatewayClient(Endpoint(listener.address, token), timeout_seconds=SECONDS) as client:
+                with pytest.raises(Unauthenticated):
+                    await client.list_namespaces()
+        async with raw_guest(server, mine, listener.address) as guest:
+            await guest.attach(Tools().gateway())
+        await listener.aclose()
+        await listener.aclose()
+        assert entries(folder) == []
+        async with GatewayClient(Endpoint(listener.address, mine.endpoint.token), timeout_seconds=SECONDS) as client:
+            with pytest.raises(SandboxError, match="the gateway does not answer"):
+                await client.list_namespaces()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files are given away by root")
+async def test_a_socket_belongs_to_the_guests_user_alone(tmp_path: Path) -> None:
+    async with GatewayServer(tmp_path) as server:
+        await server.listen(server.expect().endpoint, tmp_path / "own.sock", 12_345)
+        assert mode(tmp_path / "own.sock") == 0o600
+        assert (tmp_path / "own.sock").stat().st_uid == 12_345
+    assert entries(tmp_path) == []
+
+
+async def test_a_server_that_is_not_open_listens_for_nobody(tmp_path: Path) -> None:
+    server = GatewayServer(tmp_path)
+    async with server:
+        endpoint = server.expect().endpoint
+    with pytest.raises(Closed):
+        await server.listen(endpoint, tmp_path / "own.sock", None)
+    with pytest.raises(Closed):
+        await server.listen_tls(endpoint, TlsPort("127.0.0.1", b"", b"", b""))
+
+
+async def test_keys_that_are_none_are_no_port(tmp_path: Path) -> None:
+    async with GatewayServer(tmp_path) as server:
+        with pytest.raises(OSError, match=r"127\.0\.0\.1"):
+            await server.listen_tls(server.expect().endpoint, TlsPort("127.0.0.1", b"x", b"y", b"z"))

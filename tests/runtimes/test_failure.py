@@ -15,8 +15,11 @@ EXITED = Finished(FinishedKind.EXITED, exit_code=3)
 TOO_LARGE = Finished(FinishedKind.TOO_LARGE)
 
 
-def raised(kind: str) -> Finished:
-    return Finished(FinishedKind.RAISED, error=GuestError(kind, "text", line=2))
+NO_SPACE = "[Errno 28] No space left on device"
+
+
+def raised(kind: str, message: str = "text") -> Finished:
+    return Finished(FinishedKind.RAISED, error=GuestError(kind, message, line=2))
 
 
 def verdict(**facts: Any) -> Verdict:
@@ -25,7 +28,7 @@ def verdict(**facts: Any) -> Verdict:
         "fault": "",
         "finished": None,
         "ending": Ending(),
-        "memory_held": True,
+        "held": {"memory_bytes", "disk_bytes"},
     }
     return judge(**nothing | facts)
 
@@ -41,10 +44,24 @@ def verdict(**facts: Any) -> Verdict:
         ({"finished": Finished(FinishedKind.RAISED)}, Outcome.RAISED, None, None),
         # Memory: an exception of that name counts only where memory is held.
         ({"finished": raised("MemoryError")}, Outcome.LIMIT_EXCEEDED, "memory_bytes", None),
-        ({"finished": raised("MemoryError"), "memory_held": False}, Outcome.RAISED, None, None),
+        ({"finished": raised("MemoryError"), "held": {"disk_bytes"}}, Outcome.RAISED, None, None),
         ({"finished": raised("MyMemoryError")}, Outcome.RAISED, None, None),
         ({"finished": raised("TimeoutError")}, Outcome.RAISED, None, None),
         ({"finished": raised("LimitExceeded")}, Outcome.RAISED, None, None),
+        # Disk likewise.
+        ({"finished": raised("OSError", NO_SPACE)}, Outcome.LIMIT_EXCEEDED, "disk_bytes", None),
+        ({"finished": raised("OSError", NO_SPACE), "held": {"memory_bytes"}}, Outcome.RAISED, None, None),
+        ({"finished": raised("OSError", f"not {NO_SPACE}")}, Outcome.RAISED, None, None),
+        ({"finished": raised("MyError", NO_SPACE)}, Outcome.RAISED, None, None),
+        # A limit that the host saw reached explains an ending that is not a good one.
+        (
+            {"finished": raised("CalledProcessError"), "ending": Ending(limit="memory_bytes")},
+            Outcome.LIMIT_EXCEEDED,
+            "memory_bytes",
+            None,
+        ),
+        ({"finished": EXITED, "ending": Ending(limit="memory_bytes")}, Outcome.LIMIT_EXCEEDED, "memory_bytes", None),
+        ({"finished": COMPLETED, "ending": Ending(limit="memory_bytes")}, Outcome.COMPLETED, None, None),
         # What the host did comes first.
         ({"stop": Stop.DEADLINE}, Outcome.TIMED_OUT, "wall_seconds", None),
         ({"stop": Stop.DEADLINE, "ending": Ending(signal=9)}, Outcome.TIMED_OUT, "wall_seconds", None),
