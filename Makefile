@@ -13,13 +13,16 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types proto proto-check bench build clean
+.PHONY: help demo engines test lint types proto proto-check bench build clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) $(GUEST) ## run an agent's snippet with tools, then a hostile one
 	@$(BIN)/python examples/demo.py
+
+engines: $(INSTALLED) $(GUEST) ## install and start Docker and gVisor for the tests (Debian, Ubuntu; as root)
+	@.ci/engines
 
 test: $(INSTALLED) $(GUEST) ## run the tests (ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)

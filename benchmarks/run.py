@@ -10,17 +10,17 @@ import asyncio
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import uvloop
+from containers import container_figures
+from figures import MB, MS, US, Figure, one_after_another, reference, settled, spread, timed, tool_calls
 from rich.console import Console
 from rich.table import Table
 
@@ -29,52 +29,7 @@ from gateway.endpoint import GRPC_ENVIRONMENT
 from gateway.v1 import gateway_pb2 as pb
 from sandbox import AsyncExec
 
-MS, US, MB = 1e3, 1e6, 1 << 20
 PYTHON = (sys.executable, "-I", "-c", "print(1 + 1)")
-DOCKER = ("docker", "run", "--rm", "--network=none", "python:3-slim", "python3", "-c", "print(1 + 1)")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured thing. `p95` is None where there is a single value; `target` is the most it may be (or the least,
-    for rates), None where there is no target."""
-
-    name: str
-    unit: str
-    p50: float
-    p95: float | None = None
-    target: float | None = None
-    more_is_better: bool = False
-
-    @property
-    def reached(self) -> bool | None:
-        if self.target is None:
-            return None
-        return self.p50 >= self.target if self.more_is_better else self.p50 <= self.target
-
-
-def spread(name: str, unit: str, seconds: list[float], scale: float, target: float | None = None) -> Figure:
-    ordered = sorted(seconds)
-    p50, p95 = (ordered[int(len(ordered) * share)] * scale for share in (0.5, 0.95))
-    return Figure(name, unit, p50, p95, target)
-
-
-async def timed(action: Callable[[], Awaitable[Any]]) -> float:
-    started = time.perf_counter()
-    await action()
-    return time.perf_counter() - started
-
-
-async def one_after_another(host: AsyncExec, count: int, pause_seconds: float, **options: Any) -> list[float]:
-    async def once() -> None:
-        result = await host.execute_code("1 + 1", **options)
-        assert result.value == 2, result
-
-    seconds = []
-    for _ in range(count):
-        seconds.append(await timed(once))
-        await asyncio.sleep(pause_seconds)
-    return seconds
 
 
 async def rate(host: AsyncExec, concurrency: int, count: int) -> float:
@@ -83,12 +38,6 @@ async def rate(host: AsyncExec, concurrency: int, count: int) -> float:
 
     seconds = await timed(lambda: asyncio.gather(*(caller() for _ in range(concurrency))))
     return count / seconds
-
-
-async def settled(host: AsyncExec, **options: Any) -> None:
-    """Start everything and give the pools time to fill."""
-    await host.execute_code("1", **options)
-    await asyncio.sleep(1.5)
 
 
 async def wasm_latency(count: int) -> list[Figure]:
@@ -116,27 +65,6 @@ async def wasm_rates(count: int) -> list[Figure]:
             name = f"wasm: fresh guests, {concurrency} at a time"
             figures.append(Figure(name, "/s", per_second, target=target, more_is_better=True))
     return figures
-
-
-async def wasm_tool_call(count: int) -> list[Figure]:
-    code = f"""
-        import time
-        seconds = []
-        for i in range({count}):
-            started = time.perf_counter()
-            tools.add(a=i, b=1)
-            seconds.append(time.perf_counter() - started)
-        seconds
-    """
-    async with AsyncExec(limits={"tool_calls": count}) as host:
-
-        @host.tool
-        async def add(a: int, b: int) -> int:
-            return a + b
-
-        await settled(host)
-        result = await host.execute_code(code)
-    return [spread("wasm: tool call from inside", "µs", result.value, US, target=350.0)]
 
 
 async def grpc_echo(count: int) -> list[Figure]:
@@ -210,32 +138,20 @@ def import_time(count: int) -> list[Figure]:
     return [spread("import sandbox", "ms", seconds, MS, target=250.0)]
 
 
-def reference(name: str, argv: tuple[str, ...], count: int) -> list[Figure]:
-    if shutil.which(argv[0]) is None:
-        return []
-    seconds = []
-    for _ in range(count):
-        started = time.perf_counter()
-        if subprocess.run(argv, capture_output=True, check=False).returncode != 0:
-            return []  # an engine without its daemon or image is no reference
-        seconds.append(time.perf_counter() - started)
-    return [spread(name, "ms", seconds, MS)]
-
-
 async def measure(share: float) -> list[Figure]:
     def some(count: int) -> int:
         return max(10, int(count * share))
 
     return [
         *reference("reference: python -c 'print(1 + 1)'", PYTHON, some(20)),
-        *reference("reference: docker run", DOCKER, some(10)),
         *import_time(some(10)),
         *await wasm_latency(some(200)),
         *await wasm_rates(some(1280)),
         *await grpc_echo(some(2000)),
-        *await wasm_tool_call(some(2000)),
+        await tool_calls("wasm", some(2000), target=350.0),
         *await wasm_memory(),
         *await unsafe_latency(some(20)),
+        *await container_figures(some),
     ]
 
 

@@ -23,6 +23,7 @@ from gateway.frames import StreamName
 from runtimes._process import ChildProcess, start
 from runtimes.base import BackendContext, Capabilities, Ending, OutputSink, SandboxSpec, Usage
 from runtimes.folder import MARK
+from runtimes.guest.languages.available import available
 from runtimes.limits import LimitName
 
 ENFORCES: frozenset[LimitName] = frozenset({"memory_bytes", "cpu_seconds"})
@@ -102,13 +103,14 @@ class UnsafeBackend:
             return Capabilities(
                 self.kind, usable=False, reason=f"it needs Linux's process control, not {sys.platform}", fix="Use Linux"
             )
+        programs = await anyio.to_thread.run_sync(available)
         return Capabilities(
             self.kind,
             usable=True,
             boundaries=0,
-            languages=frozenset({"python"}),
+            languages=frozenset(programs),
             enforces=ENFORCES,
-            version=f"CPython {sys.version.split()[0]}",
+            version=", ".join(programs.values()),
             details={"limits": "memory is the address space of each process; CPU time is that of each process"},
         )
 
@@ -125,6 +127,7 @@ class UnsafeBackend:
         config = {
             "address": endpoint.address,
             "token": endpoint.token,
+            "language": spec.language,
             "work": str(folder / "work"),
             "memory_bytes": spec.memory_bytes,
             "cpu_seconds": spec.cpu_seconds,

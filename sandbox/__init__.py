@@ -21,6 +21,7 @@ from gateway.errors import (
 from gateway.tools.model import Tool, ToolExample
 from runtimes.base import Capabilities, Outcome
 from runtimes.limits import Limits
+from runtimes.pool import PoolMetrics
 from sandbox.exec import AsyncExec
 from sandbox.result import Artifact, Event, ExecutionResult, GuestError, ToolCall
 from sandbox.sync import Exec
@@ -45,6 +46,7 @@ __all__ = [
     "Outcome",
     "ParallelCall",
     "PolicyDenied",
+    "PoolMetrics",
     "SandboxError",
     "SandboxLost",
     "Tool",

@@ -14,6 +14,15 @@ from runtimes.limits import SECONDS, Limits
 from runtimes.supervisor import is_plain
 from sandbox.result import Artifact
 
+LANGUAGES = {
+    ".py": "python",
+    ".sh": "bash",
+    ".bash": "bash",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".cjs": "javascript",
+}
+
 
 def read_code(file: str) -> str:
     """The snippet in this file, or on standard input for `-`."""
@@ -24,6 +33,11 @@ def read_code(file: str) -> str:
         raise InvalidRequest(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{file} is not UTF-8 text: byte {error.start}") from error
+
+
+def language_of(file: str) -> str | None:
+    """The language that a file's name tells; None leaves it to the settings."""
+    return LANGUAGES.get(Path(file).suffix)
 
 
 def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,16 @@ import typer
 from runtimes.base import Capabilities, Outcome
 from sandbox import _image
 from sandbox._exit import ExitCode, complete
-from sandbox._options import empty_folder, named_files, pairs, parse_limits, read_code, tools_at, write_artifacts
+from sandbox._options import (
+    empty_folder,
+    language_of,
+    named_files,
+    pairs,
+    parse_limits,
+    read_code,
+    tools_at,
+    write_artifacts,
+)
 from sandbox._render import Screen, as_json
 from sandbox.exec import AsyncExec
 from sandbox.profile import PROFILES
@@ -55,6 +64,9 @@ def main() -> None:
 def run(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The snippet's file; - reads standard input.")],
     *,
+    language: Annotated[
+        str | None, typer.Option(metavar="NAME", help="python, bash or javascript. [default: by the file's ending]")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="dev, standard or hardened. [default: standard]")
     ] = None,
@@ -86,6 +98,7 @@ def run(
             exec.register(*(tool for where in tools or () for tool in tools_at(where)))
             events = exec.stream_code(
                 code,
+                language=language or language_of(file),
                 profile=profile,
                 backend=backend,
                 limits=parse_limits(limit or ()),

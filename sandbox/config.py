@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     allow_unsafe      whether profile dev may use a backend without isolation (default no)
     workers           worker processes a backend may keep (default: one per core)
     pool_size         warm sandboxes of each backend (default: the backend's own choice; 0 keeps none)
+    pool_idle_seconds how long warm sandboxes are kept that nobody wants (default 600; `inf` keeps them for good)
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
     """
 
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     allow_unsafe: bool = False
     workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     pool_size: int | None = Field(default=None, ge=0)
+    pool_idle_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=True)
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("profile")

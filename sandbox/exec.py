@@ -21,6 +21,7 @@ from gateway.tools.model import Tool, ToolExample
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
+from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
@@ -35,16 +36,17 @@ class AsyncExec:
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
     belongs to the event loop it is first used in. Arguments not given come from `toolexec.toml`, then `TOOLEXEC_*`:
 
-    profile        dev, standard (default) or hardened: what executions ask for unless they say otherwise
-    language       likewise, default python
-    limits         likewise: a `Limits` or a mapping of its fields; default 30 s, 256 MiB of memory, 64 MiB of
-                   files, 100 tool calls, and 1 MiB of output a stream
-    allow_unsafe   whether profile dev may run code on this host without isolation (default no)
-    workers        worker processes a backend may keep (default one per core)
-    pool_size      warm sandboxes a backend keeps (default its own choice)
-    journal        where records are kept (default in memory)
-    backends       backend classes by kind (default the installed ones)
-    backend_options   options of single backends by kind, such as `{"docker": {"image": "…"}}`
+    profile             dev, standard (default) or hardened: what executions ask for unless they say otherwise
+    language            likewise, default python
+    limits              likewise: a `Limits` or a mapping of its fields; default 30 s, 256 MiB of memory, 64 MiB of
+                        files, 100 tool calls, and 1 MiB of output a stream
+    allow_unsafe        whether profile dev may run code on this host without isolation (default no)
+    workers             worker processes a backend may keep (default one per core)
+    pool_size           warm sandboxes a backend keeps (default its own choice)
+    pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
+    journal             where records are kept (default in memory)
+    backends            backend classes by kind (default the installed ones)
+    backend_options     options of single backends by kind, such as `{"docker": {"image": "…"}}`
 
     Raises InvalidRequest when one of them is wrong.
     """
@@ -58,6 +60,7 @@ class AsyncExec:
         allow_unsafe: bool | None = None,
         workers: int | None = None,
         pool_size: int | None = None,
+        pool_idle_seconds: float | None = None,
         journal: Journal | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
         backend_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -71,6 +74,7 @@ class AsyncExec:
             allow_unsafe=allow_unsafe,
             workers=workers,
             pool_size=pool_size,
+            pool_idle_seconds=pool_idle_seconds,
             backend_options=backend_options,
         )
         self._registry = ToolRegistry()
@@ -221,6 +225,12 @@ class AsyncExec:
         """What each backend can do on this host, found out anew."""
         await self._open()
         return await self._runtime.probe()
+
+    async def pool_metrics(self) -> tuple[PoolMetrics, ...]:
+        """How well the warm sandboxes serve: of each pool, one for each kind of sandbox that was asked for, how many
+        there are, how often a claim found one ready, and how long a new one takes."""
+        await self._open()
+        return self._runtime.pool_metrics()
 
     async def aclose(self) -> None:
         """End running executions and release everything. Idempotent; what runs is told Closed."""

@@ -49,12 +49,17 @@ def _candidates(wanted: Wanted, capabilities: Mapping[str, Capabilities]) -> Seq
     """Backends by preference: those asked for, that speak the language or cannot say."""
     if wanted.backend is not None and wanted.backend not in capabilities:
         raise InvalidRequest(f"unknown backend {wanted.backend!r}; there are {', '.join(sorted(capabilities))}")
-    kinds = [wanted.backend] if wanted.backend is not None else sorted(capabilities, key=_rank)
+    kinds = [wanted.backend] if wanted.backend is not None else by_preference(capabilities)
     usable_languages = {language for kind in kinds for language in capabilities[kind].languages}
     if wanted.language not in usable_languages and any(capabilities[kind].usable for kind in kinds):
         known = ", ".join(sorted(usable_languages)) or "none"
         raise InvalidRequest(f"no backend here runs language {wanted.language!r}; there are {known}")
     return kinds
+
+
+def by_preference(kinds: Iterable[str]) -> list[str]:
+    """Backends in the order in which they are considered: none after the one that is taken changes the decision."""
+    return sorted(kinds, key=_rank)
 
 
 def _rank(kind: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -27,7 +28,7 @@ from runtimes.limits import SHARED, Limits
 from runtimes.pool import Claimed, Pool, PoolMetrics, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.assemble import Observer, call_observer, make_result, output_observer
-from sandbox.policy import Decision, Wanted, decide
+from sandbox.policy import Decision, Wanted, by_preference, decide
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 
@@ -162,11 +163,20 @@ class Runtime:
         return result
 
     async def _decide(self, request: Request) -> Decision:
-        if not self._capabilities:
-            async with self._probing:
-                self._capabilities = self._capabilities or await self._probe()
+        """Probes only as far as it takes: a probe may start an engine's guest, and take seconds."""
         wanted = Wanted(request.language, request.backend, request.limits)
-        return decide(request.profile, wanted, self._capabilities, allow_unsafe=self._settings.allow_unsafe)
+        known: dict[str, Capabilities] = {}
+        for kind in [request.backend] if request.backend in self._backends else by_preference(self._backends):
+            known[kind] = await self._known(kind)
+            with suppress(SandboxError):
+                return decide(request.profile, wanted, known, allow_unsafe=self._settings.allow_unsafe)
+        return decide(request.profile, wanted, known, allow_unsafe=self._settings.allow_unsafe)
+
+    async def _known(self, kind: str) -> Capabilities:
+        async with self._probing:
+            if kind not in self._capabilities:
+                self._capabilities[kind] = await self._backends[kind].probe()
+            return self._capabilities[kind]
 
     def _pool(self, decision: Decision, request: Request) -> Pool:
         assert self._pools is not None

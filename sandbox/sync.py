@@ -15,6 +15,7 @@ from gateway.journal.base import Journal
 from gateway.tools.model import Tool, ToolExample
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
+from runtimes.pool import PoolMetrics
 from sandbox.exec import AsyncExec
 from sandbox.result import Event, ExecutionResult
 
@@ -38,6 +39,7 @@ class Exec:
         allow_unsafe: bool | None = None,
         workers: int | None = None,
         pool_size: int | None = None,
+        pool_idle_seconds: float | None = None,
         journal: Journal | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
         backend_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -49,6 +51,7 @@ class Exec:
             allow_unsafe=allow_unsafe,
             workers=workers,
             pool_size=pool_size,
+            pool_idle_seconds=pool_idle_seconds,
             journal=journal,
             backends=backends,
             backend_options=backend_options,
@@ -160,6 +163,9 @@ class Exec:
 
     def probe(self) -> dict[str, Capabilities]:
         return self._call(self._exec.probe)
+
+    def pool_metrics(self) -> tuple[PoolMetrics, ...]:
+        return self._call(self._exec.pool_metrics)
 
     def close(self) -> None:
         atexit.unregister(self.close)

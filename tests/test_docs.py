@@ -9,7 +9,8 @@ import pytest
 
 import gateway.errors
 from runtimes.limits import DEFAULT_LIMITS, LIMIT_NAMES
-from sandbox.cli import EXIT_CODES, ExitCode
+from sandbox._exit import ExitCode
+from sandbox.cli import EXIT_CODES
 from sandbox.profile import PROFILES
 
 ROOT = Path(__file__).parent.parent

@@ -1,12 +1,13 @@
 """The agent of guests that are processes: attaches to the gateway, waits for the snippet, runs it, says how it ended.
 
-Its configuration is one JSON line on standard input: address and token of the endpoint, the working folder, and limits
-for the kernel to hold. Until the snippet runs nothing here is the guest's, so what is set before can be relied on;
-from then on everything this process says is an attacker's, and the host treats it so.
+Its configuration is one JSON line on standard input: address and token of the endpoint, the language, the working
+folder, and limits for the kernel to hold. Until the snippet runs nothing here is the guest's, so what is set before can
+be relied on; from then on everything this process says is an attacker's, and the host treats it so.
 """
 
 import asyncio
 import gc
+import io
 import json
 import os
 import queue
@@ -15,7 +16,7 @@ import sys
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
@@ -24,7 +25,8 @@ from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
 from runtimes.guest import files
 from runtimes.guest.ending import finished
-from runtimes.guest.outcome import Request, run_snippet
+from runtimes.guest.languages import PATH, figures
+from runtimes.guest.outcome import Ending, Request, run_snippet
 from runtimes.guest.processloop import Pending
 from runtimes.guest.tools import GatewayRefusal, Tools
 
@@ -41,18 +43,19 @@ KINDS = {
 class Stream:
     """The guest's stream: frames out from any thread, replies in to whoever waits for them."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, authority: str | None = None) -> None:
         self._outbox: queue.SimpleQueue[pb.GuestFrame | None] = queue.SimpleQueue()
-        stub = pb_grpc.GatewayServiceStub(grpc.insecure_channel(address, options=GUEST_OPTIONS))
+        stub = pb_grpc.GatewayServiceStub(_channel(address, authority))
         self._frames = stub.Attach(iter(self._outbox.get, None))
-        self._waiting: dict[int, Future[pb.ToolReply]] = {}
+        self._waiting: dict[int, Future[str]] = {}
         self._ids = iter(range(1, 1 << 32))
 
     def send(self, **frame: Any) -> None:
         self._outbox.put(pb.GuestFrame(**frame))
 
-    def ask(self, operation: str, arguments: str) -> Future[pb.ToolReply]:
-        number, future = next(self._ids), Future[pb.ToolReply]()
+    def ask(self, operation: str, arguments: str) -> Future[str]:
+        """The result as JSON, or GatewayRefusal."""
+        number, future = next(self._ids), Future[str]()
         self._waiting[number] = future
         self.send(tool_call=pb.ToolCall(id=number, operation=operation, arguments=arguments.encode()))
         return future
@@ -68,9 +71,14 @@ class Stream:
         """Hand replies out until the host hangs up; then this process has no more to do."""
         try:
             for frame in self._frames:
-                future = self._waiting.pop(frame.tool_reply.id, None)
-                if future is not None:
-                    future.set_result(frame.tool_reply)
+                reply = frame.tool_reply
+                future = self._waiting.pop(reply.id, None)
+                if future is None or not future.set_running_or_notify_cancel():
+                    continue  # nobody waits for it any more
+                if reply.WhichOneof("outcome") == "error":
+                    future.set_exception(GatewayRefusal(reply.error.decode()))
+                else:
+                    future.set_result(reply.value.decode())
         except grpc.RpcError:
             pass
         _leave()
@@ -84,60 +92,78 @@ class StreamTransport:
         self._pending = pending
 
     def call(self, operation: str, arguments: str) -> str:
-        return _result(self._stream.ask(operation, arguments).result())
+        return self._stream.ask(operation, arguments).result()
 
     async def acall(self, operation: str, arguments: str) -> str:
         self._pending.calls += 1
         try:
-            return _result(await asyncio.wrap_future(self._stream.ask(operation, arguments)))
+            return await asyncio.wrap_future(self._stream.ask(operation, arguments))
         finally:
             self._pending.calls -= 1
 
 
-def _result(reply: pb.ToolReply) -> str:
-    if reply.WhichOneof("outcome") == "error":
-        raise GatewayRefusal(reply.error.decode())
-    return reply.value.decode()
+def _channel(address: str, authority: str | None) -> grpc.Channel:
+    """A Unix socket is the guest's own; what is behind an address must show a certificate by `authority`."""
+    if authority is None:
+        return grpc.insecure_channel(address, options=GUEST_OPTIONS)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.encode()), options=GUEST_OPTIONS)
 
 
 def main() -> NoReturn:
     config = json.loads(sys.stdin.buffer.readline())
     sys.argv = [""]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[union-attr]  # both are text streams
+    sys.stdout, sys.stderr = _unbuffered(1, "<stdout>"), _unbuffered(2, "<stderr>")
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # the interpreter's own are done with
     try:
         _serve(config)
     except grpc.RpcError:
         _leave()
 
 
+class Whole(io.FileIO):
+    """Writes everything: gVisor takes a part of what is longer than a pipe, and a raw stream would lose the rest."""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view):
+            written += super().write(view[written:]) or 0
+        return written
+
+
+def _unbuffered(descriptor: int, name: str) -> io.TextIOWrapper:
+    raw = Whole(descriptor, "w", closefd=False)
+    raw.name = name  # as the interpreter itself does
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
+
+
 def _serve(config: dict[str, Any]) -> NoReturn:
-    stream = Stream(config["address"])
+    stream, language = Stream(config["address"], config.get("authority")), config.get("language", "python")
+    for folder in (Path(config["work"]), Path(config["work"]).parent / "tmp"):
+        folder.mkdir(exist_ok=True)
     _hold(config)
+    snippets = _snippets(stream, config)
     hello = pb.Hello(
-        token=config["token"], agent_version=VERSION, language="python", evidence=json.dumps(_evidence()).encode()
+        token=config["token"], agent_version=VERSION, language=language, evidence=json.dumps(_evidence()).encode()
     )
     del config["token"]
     gc.freeze()
     stream.send(hello=hello)
     execute = stream.wait_for_execute()
     threading.Thread(target=stream.listen, daemon=True).start()
-    _run(execute, stream, Path(config["work"]))
+    _run(execute, stream, Path(config["work"]), snippets)
     while True:  # until the host has heard it all and hangs up: `listen` ends the process
         threading.Event().wait()
 
 
-def _run(execute: pb.Execute, stream: Stream, work: Path) -> None:
+def _run(execute: pb.Execute, stream: Stream, work: Path, snippets: "Snippets") -> None:
     os.environ.clear()
-    os.environ.update({"HOME": str(work), "TMPDIR": str(work.parent / "tmp"), "PATH": os.defpath, **execute.env})
+    os.environ.update({"HOME": str(work), "TMPDIR": str(work.parent / "tmp"), "PATH": PATH, **execute.env})
     os.chdir(work)
     files.write_files(work, {file.path: file.data for file in execute.files})
     before = files.snapshot(work)
-    pending = Pending()
-    asyncio.events.new_event_loop = asyncio.new_event_loop = pending.new_loop
-    tools = Tools(StreamTransport(stream, pending))
-    ending = run_snippet(Request(execute.code, execute.value_bytes), tools, asyncio.run)
+    ending = snippets.run(Request(execute.code, execute.value_bytes))
     for path, data in files.collect_files(work, before):
         for at in range(0, max(len(data), 1), CHUNK):
             stream.send(artifact=pb.Artifact(path=path, data=data[at : at + CHUNK]))
@@ -147,10 +173,52 @@ def _run(execute: pb.Execute, stream: Stream, work: Path) -> None:
     stream.send(finished=pb.Finished(kind=kind, value=value, error=error and pb.GuestError(**error), **facts))
 
 
+class Snippets(Protocol):
+    """Runs the one snippet of a guest, in its language. What can be made ready ahead of it is, when this is made."""
+
+    def run(self, request: Request) -> Ending:
+        """Run it in the environment and the folder that are this process's own by now."""
+        ...
+
+
+class Python:
+    """Runs the snippet in this very process."""
+
+    def __init__(self, stream: Stream, work: Path) -> None:
+        self._stream = stream
+        self._work = work
+        self._environment = figures.environment(work.parent / "tmp")
+
+    def run(self, request: Request) -> Ending:
+        for name, value in self._environment.items():
+            os.environ.setdefault(name, value)
+        pending = Pending()
+        asyncio.events.new_event_loop = asyncio.new_event_loop = pending.new_loop
+        ending = run_snippet(request, Tools(StreamTransport(self._stream, pending)), asyncio.run)
+        figures.save(self._work)
+        return ending
+
+
+def _snippets(stream: Stream, config: dict[str, Any]) -> Snippets:
+    # Guests in one language need nothing of the others.
+    match config.get("language", "python"):
+        case "bash":
+            from runtimes.guest.languages.bash import Bash  # noqa: PLC0415
+
+            return Bash(Tools(StreamTransport(stream, Pending())), Path(config["work"]))
+        case "javascript":
+            from runtimes.guest.languages.javascript import JavaScript  # noqa: PLC0415
+
+            return JavaScript(stream.ask, Path(config["work"]), config.get("memory_bytes"))
+        case _:
+            return Python(stream, Path(config["work"]))
+
+
 def _hold(config: dict[str, Any]) -> None:
     """Have the kernel hold this process to its limits, on top of what the agent itself has taken so far."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if (memory_bytes := config.get("memory_bytes")) is not None:
+    # What runs JavaScript is held to it on its own: it reserves far more address space than it uses.
+    if (memory_bytes := config.get("memory_bytes")) is not None and config.get("language") != "javascript":
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + memory_bytes,) * 2)
     if (cpu_seconds := config.get("cpu_seconds")) is not None:

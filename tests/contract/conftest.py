@@ -1,6 +1,6 @@
 """One suite for all backends: `run` runs a snippet on the backend under test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from sandbox import Exec, ExecutionResult, ToolError, ToolExample
-from tests.contract.known_gaps import KNOWN_GAPS
+from tests.conftest import require
+from tests.contract.known_gaps import KNOWN_GAPS, NO_LANGUAGE
 
 Run: TypeAlias = Callable[..., ExecutionResult]
 
@@ -22,6 +23,33 @@ def run(shared_exec: Exec, backend: str, demo_tools: None) -> Run:
         return shared_exec.execute_code(code, **(wanted | options))
 
     return run_snippet
+
+
+@pytest.fixture(scope="session")
+def languages(shared_exec: Exec) -> Mapping[str, frozenset[str]]:
+    """By backend, what its guests can speak here."""
+    return {kind: found.languages for kind, found in shared_exec.probe().items()}
+
+
+@pytest.fixture
+def bash(run: Run, backend: str, languages: Mapping[str, frozenset[str]]) -> Run:
+    """`run` for bash snippets."""
+    return speaking("bash", run, backend, languages)
+
+
+@pytest.fixture
+def javascript(run: Run, backend: str, languages: Mapping[str, frozenset[str]]) -> Run:
+    """`run` for JavaScript snippets."""
+    return speaking("javascript", run, backend, languages)
+
+
+def speaking(language: str, run: Run, backend: str, languages: Mapping[str, frozenset[str]]) -> Run:
+    """`run` in another language; skips where the backend has no such guests, or this place has not what runs it."""
+    if reason := NO_LANGUAGE.get((backend, language)):
+        pytest.skip(f"{backend} runs no {language}: {reason}")
+    if language not in languages[backend]:
+        require(language, f"what runs it is not where the guests of {backend} are")
+    return partial(run, language=language)
 
 
 @pytest.fixture(scope="session")

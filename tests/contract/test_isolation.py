@@ -203,6 +203,7 @@ def test_profile_standard_isolates_or_refuses(run: Run, shared_exec: Exec, backe
         "FileNotFoundError",
         "PermissionError",
         "OSError",
+        "ConnectionRefusedError",
         "gaierror",
         "URLError",
         "ModuleNotFoundError",

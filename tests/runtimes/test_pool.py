@@ -1,5 +1,6 @@
 """Warm sandboxes: claimed once, never twice, replaced when dead, and ended when nobody wants them."""
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +13,7 @@ from gateway.endpoint import Endpoint
 from gateway.errors import BackendUnavailable, Busy, Closed, SandboxError, SandboxLost
 from gateway.server import GatewayServer
 from runtimes import pool as module
+from runtimes._pace import MAX_STARTING
 from runtimes.base import BackendContext, SandboxSpec
 from runtimes.mock import MockBackend, MockSandbox
 from runtimes.pool import Claimed, Pool, Pools
@@ -62,8 +64,8 @@ class Rig:
         self.errors: list[SandboxError] = []
         self.claims: list[Claimed] = []
 
-    def pool(self, size: int) -> Pool:
-        return Pool(self.backend, SPEC, self.server, self.tasks, size)
+    def pool(self, size: int, idle_seconds: float = math.inf) -> Pool:
+        return Pool(self.backend, SPEC, self.server, self.tasks, size, idle_seconds)
 
     async def claim(self, pool: Pool) -> None:
         try:
@@ -116,7 +118,7 @@ async def test_never_more_are_started_at_once_than_the_bound(rig: Rig) -> None:
     pool.warm()
     pool.warm()
     await anyio.sleep(0.05)
-    assert rig.backend.tried == module.MAX_STARTING
+    assert rig.backend.tried == MAX_STARTING
     rig.backend.gate.set()
     await eventually(lambda: pool.ready == 50)
     await pool.aclose()
@@ -210,7 +212,7 @@ async def test_a_broken_engine_tells_every_claimer_and_is_not_hammered(
     assert [type(told) for told in rig.errors] == [expected] * 5
     await anyio.sleep(0.05)
     tried = rig.backend.tried
-    assert tried <= 5 + 2 * module.MAX_STARTING
+    assert tried <= 5 + 2 * MAX_STARTING
     await anyio.sleep(0.1)
     assert rig.backend.tried == tried
     rig.backend.error = None
@@ -286,3 +288,72 @@ async def test_a_pool_that_cooled_down_keeps_nothing_that_arrives_late(rig: Rig)
     await eventually(lambda: rig.backend.alive == 1)
     assert old.ready == 0
     await pools.aclose()
+
+
+async def test_what_nobody_wants_for_long_is_let_go_until_somebody_does(rig: Rig) -> None:
+    pool = rig.pool(2, idle_seconds=0.2)
+    pool.warm()
+    await eventually(lambda: pool.ready == 2)
+    await eventually(lambda: pool.ready == 0)
+    await eventually(lambda: rig.backend.alive == 0)
+    assert pool.metrics().dropped == 2
+    rig.claims.append(await pool.claim())
+    await eventually(lambda: pool.ready == 2)
+    await eventually(lambda: pool.ready == 0)
+    await pool.aclose()
+
+
+async def test_a_pool_in_use_keeps_its_sandboxes(rig: Rig) -> None:
+    pool = rig.pool(1, idle_seconds=0.3)
+    for _ in range(8):
+        rig.claims.append(await pool.claim())
+        await anyio.sleep(0.05)
+    assert pool.metrics().dropped == 0
+    await pool.aclose()
+
+
+async def test_what_arrives_when_nobody_wants_it_any_more_is_not_kept(rig: Rig) -> None:
+    rig.backend.gate = anyio.Event()
+    pool = rig.pool(1, idle_seconds=0.05)
+    pool.warm()
+    await anyio.sleep(0.1)
+    rig.backend.gate.set()
+    await eventually(lambda: len(rig.backend.started) == 1)
+    await eventually(lambda: rig.backend.alive == 0)
+    assert pool.ready == 0
+    await pool.aclose()
+
+
+async def test_metrics_count_claims_hits_and_starts(rig: Rig) -> None:
+    pools = Pools(rig.server, rig.tasks)
+    assert pools.metrics() == ()
+    pool = pools.pool(rig.backend, SPEC, 2)
+    (fresh,) = pools.metrics()
+    assert (fresh.backend, fresh.spec, fresh.size) == ("counted", SPEC, 2)
+    assert (fresh.hit_rate, fresh.refill_seconds) == (None, None)
+    rig.claims.append(await pool.claim())
+    await eventually(lambda: pool.ready == 2)
+    for _ in range(3):
+        rig.claims.append(await pool.claim())
+        await eventually(lambda: pool.ready == 2)
+    (metrics,) = pools.metrics()
+    assert (metrics.claims, metrics.hits, metrics.hit_rate) == (4, 3, 0.75)
+    assert (metrics.started, metrics.failed, metrics.dropped) == (6, 0, 0)
+    assert (metrics.ready, metrics.starting, metrics.waiting) == (2, 0, 0)
+    assert metrics.refill_seconds is not None
+    assert 0 < metrics.refill_seconds < 5
+    await pools.aclose()
+
+
+async def test_an_engine_that_keeps_failing_is_asked_less_and_less_often(rig: Rig) -> None:
+    rig.backend.error = SandboxLost("gone")
+    pool = rig.pool(4)
+    with anyio.move_on_after(1.0):
+        while True:
+            await rig.claim(pool)
+    assert 2 <= rig.backend.tried < 20
+    assert pool.metrics().failed == rig.backend.tried
+    assert {type(error) for error in rig.errors} == {SandboxLost}
+    rig.backend.error = None
+    rig.claims.append(await pool.claim())
+    await pool.aclose()

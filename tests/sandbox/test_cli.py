@@ -14,9 +14,10 @@ import pytest
 
 from gateway.errors import InvalidRequest, SandboxError
 from sandbox import Artifact, Exec, Limits
+from sandbox._exit import ExitCode
 from sandbox._options import empty_folder, parse_limits, tools_at, write_artifacts
 from sandbox._render import visible
-from sandbox.cli import EXIT_CODES, ExitCode
+from sandbox.cli import EXIT_CODES
 from tests.conftest import require
 
 COMMAND = str(Path(sys.executable).with_name("toolexec"))
@@ -172,6 +173,30 @@ def test_unsafe_runs_when_it_is_allowed() -> None:
     done = toolexec("run", "-", "--profile", "dev", "--backend", "unsafe", "--allow-unsafe", code="40 + 2")
     assert done.returncode == 0
     assert "value: 42\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "value"),
+    [
+        ("snippet.sh", (), "5"),
+        ("snippet", ("--language", "bash"), "5"),
+        ("snippet.py", ("--language", "bash"), "5"),
+    ],
+)
+def test_the_language_is_told_or_goes_by_the_files_ending(
+    tmp_path: Path, name: str, args: tuple[str, ...], value: str
+) -> None:
+    (tmp_path / name).write_text("result $((2 + 3))")
+    unsafe = ("--profile", "dev", "--backend", "unsafe", "--allow-unsafe")
+    done = toolexec("run", name, *unsafe, *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"value: {value}\n" in done.stderr
+
+
+def test_a_language_that_nothing_runs_is_a_usage_error() -> None:
+    done = toolexec("run", "-", "--language", "cobol", code="")
+    assert done.returncode == ExitCode.USAGE
+    assert "no backend here runs language 'cobol'" in done.stderr
 
 
 @pytest.mark.parametrize(

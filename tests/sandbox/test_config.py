@@ -1,5 +1,6 @@
 """Settings: arguments over `toolexec.toml` over the environment, and a wrong one says where it is."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def test_defaults() -> None:
     assert (settings.profile, settings.language, settings.allow_unsafe) == ("standard", "python", False)
     assert settings.default_limits == DEFAULT_LIMITS
     assert settings.workers >= 1
-    assert settings.pool_size is None
+    assert (settings.pool_size, settings.pool_idle_seconds) == (None, 600.0)
 
 
 def test_arguments_over_file_over_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +62,8 @@ def test_limits_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) ->
         ("WORKERS", "0", "workers"),
         ("WORKERS", "many", "workers"),
         ("POOL_SIZE", "-1", "pool_size"),
+        ("POOL_IDLE_SECONDS", "0", "pool_idle_seconds"),
+        ("POOL_IDLE_SECONDS", "nan", "pool_idle_seconds"),
         ("LIMITS__WALL_SECONDS", "0", "limits"),
         ("LIMITS__WALL_SECONDS", "nan", "limits"),
         ("LIMITS__WALL_SECONDS", "soon", "limits"),
@@ -123,3 +126,8 @@ def test_settings_cannot_be_changed_later() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.allow_unsafe = True
+
+
+def test_warm_sandboxes_can_be_kept_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLEXEC_POOL_IDLE_SECONDS", "inf")
+    assert load_settings().pool_idle_seconds == math.inf

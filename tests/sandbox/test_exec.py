@@ -669,3 +669,17 @@ async def test_a_snippet_does_not_see_the_hosts_environment(real: AsyncExec, mon
     assert result.value["A"] == "b"
     assert "SECRET" not in result.value
     assert not [name for name in result.value if name.startswith("TOOLEXEC")]
+
+
+async def test_the_warm_sandboxes_can_be_counted() -> None:
+    async def script(guest: MockGuest) -> str:
+        return guest.code
+
+    async with mocked(script, pool_size=1) as exec:
+        assert await exec.pool_metrics() == ()
+        for _ in range(3):
+            await exec.execute_code("1")
+        (pool,) = await exec.pool_metrics()
+    assert (pool.backend, pool.spec.language, pool.size, pool.claims) == ("mock", "python", 1, 3)
+    assert pool.hits <= 2
+    assert pool.failed == 0
