@@ -109,7 +109,9 @@ class DockerSandbox:
         leaving = self._leaving()  # asked first: the guest hears in a moment that we hung up, and then leaves too
         async with self._killing:
             if self._ending is None:
-                self._ending = await self._end(leaving=leaving) if self._started else Ending()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._take_away)
+                    self._ending = await self._end(leaving=leaving) if self._started else Ending()
                 await self._release()
         return self._ending
 
@@ -177,15 +179,18 @@ class DockerSandbox:
         said = await self._engine.last_words(self._name)
         return Ending(lost=f"its agent left with code {ending.exit_code} before it had anything to do: {said}")
 
+    async def _take_away(self) -> None:
+        """Close its socket and remove its folder, while it dies: what it has open it keeps until then."""
+        if self._listener is not None:
+            await self._listener.aclose()
+        await anyio.to_thread.run_sync(shutil.rmtree, self._folder, True)  # noqa: FBT003 - ignore_errors
+
     async def _release(self) -> None:
-        """Let go of what is on this host; the daemon removes the container in the background."""
+        """Let go of it; the daemon removes the container in the background."""
         if self._init is not None:
             self._init.close()
         if self._stdio is not None:
             await self._stdio.finish()
-        if self._listener is not None:
-            await self._listener.aclose()
-        await anyio.to_thread.run_sync(shutil.rmtree, self._folder, True)  # noqa: FBT003 - ignore_errors
         if self._started:
             self._tasks.start_soon(self._forget)
 
