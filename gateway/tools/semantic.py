@@ -1,6 +1,8 @@
 """Tools by meaning: vectors of their texts beside the vector of a query. Needs the extra `semantic`."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -151,9 +153,22 @@ def _text(tool: Tool) -> str:
 
 def _local_model() -> Any:
     try:
-        import wordllama  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; 100 MB of memory once loaded
+        with _logging_kept():
+            import wordllama  # type: ignore[import-untyped]  # noqa: PLC0415 - no types; 100 MB of memory once loaded
     except ImportError as exc:
         raise MissingExtra("local embeddings", "semantic") from exc
     # Its own search for the tokenizer misses the folder that it ships; as a cache it is found, and nothing downloaded.
     folder = Path(wordllama.__file__).parent
     return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Whoever is imported within and sets up the logging of the whole program has not done so afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

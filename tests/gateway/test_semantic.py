@@ -261,3 +261,11 @@ def test_without_the_extra_the_error_says_how_to_get_it() -> None:
     ):
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert "pip install 'toolexec[semantic]'" in said
+
+
+def test_making_the_shipped_embedder_leaves_the_programs_logging_alone() -> None:
+    code = (
+        "import logging\nfrom gateway.tools.semantic import LocalEmbedder\nLocalEmbedder().embed(['a'])\n"
+        "root = logging.getLogger()\nassert (root.handlers, root.level) == ([], logging.WARNING), root.handlers"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

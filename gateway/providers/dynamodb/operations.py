@@ -108,37 +108,26 @@ async def _get_item(client: Any, table: str, arguments: Arguments) -> JsonValue:
 
 
 async def _put_item(client: Any, table: str, arguments: Arguments) -> JsonValue:
-    answer = await client.put_item(
-        TableName=table,
-        Item=attributes_of(arguments["item"]),
-        ReturnValues="ALL_OLD",
-        **_options(arguments, condition="ConditionExpression"),
-        **_words(arguments),
-    )
-    return {"old": _maybe(answer.get("Attributes"))}
+    item = {"Item": attributes_of(arguments["item"])}
+    return {"old": await _written(client.put_item, table, arguments, item, gives="ALL_OLD")}
 
 
 async def _update_item(client: Any, table: str, arguments: Arguments) -> JsonValue:
-    answer = await client.update_item(
-        TableName=table,
-        Key=attributes_of(arguments["key"]),
-        UpdateExpression=arguments["update"],
-        ReturnValues="ALL_NEW",
-        **_options(arguments, condition="ConditionExpression"),
-        **_words(arguments),
-    )
-    return {"item": _maybe(answer.get("Attributes"))}
+    change = {"Key": attributes_of(arguments["key"]), "UpdateExpression": arguments["update"]}
+    return {"item": await _written(client.update_item, table, arguments, change, gives="ALL_NEW")}
 
 
 async def _delete_item(client: Any, table: str, arguments: Arguments) -> JsonValue:
-    answer = await client.delete_item(
-        TableName=table,
-        Key=attributes_of(arguments["key"]),
-        ReturnValues="ALL_OLD",
-        **_options(arguments, condition="ConditionExpression"),
-        **_words(arguments),
-    )
-    return {"old": _maybe(answer.get("Attributes"))}
+    key = {"Key": attributes_of(arguments["key"])}
+    return {"old": await _written(client.delete_item, table, arguments, key, gives="ALL_OLD")}
+
+
+async def _written(
+    write: Callable[..., Awaitable[Any]], table: str, arguments: Arguments, what: dict[str, Any], *, gives: str
+) -> JsonValue:
+    condition = _options(arguments, condition="ConditionExpression")
+    answer = await write(TableName=table, ReturnValues=gives, **what, **condition, **_words(arguments))
+    return _maybe(answer.get("Attributes"))
 
 
 async def _query(client: Any, table: str, arguments: Arguments) -> JsonValue:
