@@ -62,10 +62,13 @@ def environment() -> dict[str, str]:
 
 
 def toolexec(
-    *args: str, code: str = "", cwd: Path | None = None, cache: Path | None = None
+    *args: str, code: str = "", cwd: Path | None = None, cache: Path | None = None, engines: bool = True
 ) -> subprocess.CompletedProcess[str]:
     argv = [COMMAND, *args]
     env = environment() | ({} if cache is None else {"XDG_CACHE_HOME": str(cache)})
+    if not engines:
+        missing = {"docker": {"host": "unix:///nonexistent"}, "gvisor": {"runsc": "/nonexistent/runsc"}}
+        env["TOOLEXEC_BACKEND_OPTIONS"] = json.dumps(missing)
     return subprocess.run(argv, input=code, cwd=cwd, env=env, capture_output=True, text=True, timeout=50, check=False)
 
 
@@ -284,7 +287,7 @@ def test_doctor_speaks_json() -> None:
 
 
 def test_doctor_exits_3_and_names_the_fix_when_nothing_fits(open_cache: Path) -> None:
-    done = toolexec("doctor", cache=open_cache)
+    done = toolexec("doctor", cache=open_cache, engines=False)
     assert done.returncode == ExitCode.REFUSED
     assert "wasm not usable\n" in done.stdout
     assert re.search(r" +reason +.*can be written by others.*\n +fix +Set XDG_CACHE_HOME", done.stdout)
