@@ -11,7 +11,10 @@ import anyio
 
 
 class HeldProcess:
-    """Belongs to the running event loop. `on_end` is called from the loop as soon as the process is gone."""
+    """Belongs to the running event loop. `on_end` is called from the loop as soon as the process is gone.
+
+    `ended` is set then, or when it was let go of before: in either case there is nothing more to wait for.
+    """
 
     def __init__(self, pid: int, on_end: Callable[[], None]) -> None:
         """Raises ProcessLookupError if it is gone."""
@@ -34,10 +37,10 @@ class HeldProcess:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+        self.ended.set()
 
     def _end(self) -> None:
         self.close()
-        self.ended.set()
         self._on_end()
 
 

@@ -70,7 +70,8 @@ def _base() -> Path:
 def is_alive(name: str) -> bool:
     """Whether the host whose run folder has this name still runs here."""
     pid, _, rest = name.partition("-")
-    return pid.isdigit() and _started(int(pid)) == rest.partition("-")[0]
+    started = rest.partition("-")[0]
+    return pid.isdigit() and bool(started) and _started(int(pid)) == started
 
 
 def _started(pid: int) -> str:

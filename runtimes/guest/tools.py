@@ -98,7 +98,7 @@ class _Operations:
         self, query: str = "", limit: int = 10, *, namespace: str | None = None, tags: Iterable[str] = ()
     ) -> Any:
         """Find tools by words; a list of dicts."""
-        filters = {"tags": list(tags), **_given(namespace=namespace)}
+        filters = _given(namespace=namespace, tags=list(tags) or None)
         return self._send("search_tools", {"query": query, "limit": limit, **filters})
 
     def list_tools(
@@ -111,8 +111,8 @@ class _Operations:
         tags: Iterable[str] = (),
     ) -> Any:
         """Tools page by page: {tools, cursor}, where `cursor` leads to the next page and is None on the last one."""
-        filters = {"query": query, "tags": list(tags), **_given(namespace=namespace, cursor=cursor)}
-        return self._send("list_tools", {"limit": limit, **filters})
+        filters = _given(namespace=namespace, cursor=cursor, tags=list(tags) or None)
+        return self._send("list_tools", {"limit": limit, "query": query, **filters})
 
     def describe_tool(self, tool_id: str, level: str = "summary") -> Any:
         """What a tool is for and how to call it; level is summary, schema or full."""

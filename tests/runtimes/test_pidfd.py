@@ -41,6 +41,8 @@ async def test_letting_go_leaves_it_alone(sleeper: "subprocess.Popen[bytes]") ->
     held = HeldProcess(sleeper.pid, lambda: None)
     held.close()
     held.close()
+    assert held.ended.is_set()  # there is nothing more to wait for
+    held.kill()
     assert sleeper.poll() is None
 
 

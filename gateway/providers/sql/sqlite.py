@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
+import anyio.to_thread
 from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -41,14 +43,14 @@ class Watch:
 
 
 def sqlite_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
-    url = URL.create(f"sqlite+{target.driver}", database=":memory:")
+    file = ":memory:"
     if not target.is_memory:
         mode = "ro" if target.read_only else "rwc"
-        file = Path(str(target.url.database)).absolute().as_uri()
-        url = URL.create(f"sqlite+{target.driver}", database=file, query={"mode": mode, "uri": "true"})
+        file = f"{Path(str(target.url.database)).absolute().as_uri()}?mode={mode}"
     if "poolclass" not in pool:
         pool = {"poolclass": AsyncAdaptedQueuePool, **pool}  # the default for :memory: would share transactions too
-    engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS}, **pool)
+    url = URL.create(f"sqlite+{target.driver}")
+    engine = create_async_engine(url, async_creator=lambda: _connect(file), **pool)
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
@@ -56,6 +58,17 @@ def sqlite_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
         connection.run_async(lambda driver: _prepare(driver, target, watch))
 
     return engine
+
+
+async def _connect(file: str) -> aiosqlite.Connection:
+    connection = aiosqlite.connect(file, timeout=BUSY_SECONDS, uri=True)
+    try:
+        return await connection
+    except BaseException:
+        # Its thread ends by itself, and tells the event loop so, which must not be closed by then.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(connection._thread.join, BUSY_SECONDS)
+        raise
 
 
 async def _prepare(connection: Any, target: Target, watch: Watch) -> None:
