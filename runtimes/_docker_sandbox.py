@@ -17,7 +17,8 @@ from gateway.server import Listener
 from runtimes._cgroup import Cgroup, Counted
 from runtimes._container import INSIDE_ADDRESS, SOCKET_NAME, agent_config, ending_of
 from runtimes._docker_config import PLAIN_RUNTIMES, evidence_of, unheld
-from runtimes._docker_engine import KIND, Engine
+from runtimes._docker_engine import Engine
+from runtimes._docker_options import KIND
 from runtimes._docker_stdio import Pipes, Stdio
 from runtimes._pidfd import HeldProcess, first_child, is_leaving
 from runtimes.base import BackendContext, Ending, OutputSink, SandboxSpec, Usage
@@ -113,6 +114,7 @@ class DockerSandbox:
                     tasks.start_soon(self._take_away)
                     self._ending = await self._end(leaving=leaving) if self._started else Ending()
                 await self._release()
+        assert self._ending is not None
         return self._ending
 
     def usage(self) -> Usage:
