@@ -40,6 +40,10 @@ GROUP = "toolexec.backends"
 RECORD_SECONDS = 5.0
 """How long a cancelled execution may still take to record its end."""
 
+GRACE_SECONDS = 0.25
+"""How much longer than its execution a grant lasts: the execution is ended, and no guest is told before that its tool
+ran out of time."""
+
 CLOSE_SECONDS = 15.0
 """How long closing waits for executions to hear of it."""
 
@@ -280,7 +284,7 @@ def _grant(execution_id: str, request: Request, limits: Limits) -> Grant:
         caller=request.caller,
         tool_calls=limits.tool_calls,
         chain_steps=limits.chain_steps,
-        deadline=None if limits.wall_seconds is None else time.monotonic() + limits.wall_seconds,
+        deadline=None if limits.wall_seconds is None else time.monotonic() + limits.wall_seconds + GRACE_SECONDS,
     )
 
 
