@@ -265,7 +265,10 @@ def _streams(ask: _Ask) -> Streams:
 
 def _maybe(fields: Fields, name: str, kind: type) -> Any:
     """A field that may be left out, or null."""
-    return None if fields.get(name) is None and not fields.pop(name, None) else _field(fields, name, kind)
+    if fields.get(name) is None:
+        fields.pop(name, None)
+        return None
+    return _field(fields, name, kind)
 
 
 def _tool_id(fields: Fields) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
@@ -16,6 +16,7 @@ from gateway.payload import NotJsonError, decode
 from gateway.providers.cli.argv import ArgvTemplate, Item, TextTemplate, check_schema
 from gateway.providers.cli.argv import input_schema as schema_of
 from gateway.providers.cli.process import Program, Tail, start
+from gateway.providers.secret import Secret, revealed
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 Output: TypeAlias = Literal["text", "lines", "json", "process"]
@@ -45,7 +46,7 @@ class CliProvider:
         argv: Sequence[Item],
         *,
         cwd: str | Path = "/",
-        env: Mapping[str, str | Callable[[], str]] | None = None,
+        env: Mapping[str, Secret] | None = None,
         stdin: str | None = None,
         output: Output = "text",
         ok_codes: Collection[int] | None = (0,),
@@ -95,7 +96,7 @@ class CliProvider:
         return f"program {Path(self._argv.program).name}"
 
     def _start(self, argv: Sequence[str], *, with_input: bool) -> Program:
-        env = {name: value() if callable(value) else value for name, value in self._env.items()}
+        env = {name: revealed(value) for name, value in self._env.items()}
         return start(argv, folder=self._cwd, env=env, with_input=with_input)
 
     async def _run(self, program: Program, data: bytes | None) -> _Finished:
@@ -168,7 +169,7 @@ class RunOptions(TypedDict, total=False):
     """
 
     cwd: str | Path
-    env: Mapping[str, str | Callable[[], str]]
+    env: Mapping[str, Secret]
     stdin: str
     output: Output
     ok_codes: Collection[int] | None
@@ -269,7 +270,7 @@ def _folder(cwd: str | Path) -> Path:
     return folder
 
 
-def _environment(env: Mapping[str, str | Callable[[], str]]) -> Mapping[str, str | Callable[[], str]]:
+def _environment(env: Mapping[str, Secret]) -> Mapping[str, Secret]:
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or (isinstance(value, str) and "\0" in value):
             raise InvalidRequest(f"{name!r} cannot be in an environment: names have no '=', and nothing has a NUL")

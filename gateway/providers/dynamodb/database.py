@@ -12,9 +12,8 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra
 from gateway.providers.dynamodb.operations import OPERATIONS, Operation
+from gateway.providers.secret import Secret, revealed
 from gateway.tools.model import Tool, ToolId
-
-Secret = str | Callable[[], str]
 
 MAX_ATTEMPTS = 3
 """How often one request is tried while DynamoDB throttles or fails, in the client itself."""
@@ -150,4 +149,4 @@ class DynamoDbProvider:
 
 
 def _told(secret: Secret | None) -> str | None:
-    return secret() if callable(secret) else secret
+    return None if secret is None else revealed(secret)

@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.errors import InvalidRequest, MissingExtra
 from gateway.policies.egress import Egress, origin
-from gateway.providers.http.auth import ApiKey, Auth, Basic, Bearer, Secret
+from gateway.providers.http.auth import ApiKey, Auth, Basic, Bearer
 from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
 from gateway.providers.http.request import RequestTemplate, header_name
 from gateway.providers.http.template import Styled
+from gateway.providers.secret import Secret
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 if TYPE_CHECKING:

@@ -2,16 +2,14 @@
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 from gateway.errors import InvalidRequest, ToolFailed
 from gateway.providers.http.request import header_name
-
-Secret: TypeAlias = str | Callable[[], str]
-"""A secret, or a function that gives it; the function is called for each request, so it must not wait."""
+from gateway.providers.secret import Secret, revealed
 
 _SENDABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
@@ -64,20 +62,20 @@ NO_CREDENTIALS = Credentials()
 
 def credentials(headers: Mapping[str, Secret], auth: Auth | None) -> Credentials:
     """What these add now. Raises ToolFailed for a value that a header cannot carry."""
-    lines = {name: _revealed(value) for name, value in headers.items()}
+    lines = {name: revealed(value) for name, value in headers.items()}
     secrets = [lines[name] for name, value in headers.items() if callable(value)]
     query = cookie = ""
     match auth:
         case Bearer():
-            secrets.append(_revealed(auth.token))
+            secrets.append(revealed(auth.token))
             lines["Authorization"] = f"Bearer {secrets[-1]}"
         case Basic():
-            password = _revealed(auth.password)
+            password = revealed(auth.password)
             encoded = base64.b64encode(f"{auth.user}:{password}".encode()).decode()
             secrets += [password, encoded]
             lines["Authorization"] = f"Basic {encoded}"
         case ApiKey():
-            key = _revealed(auth.key)
+            key = revealed(auth.key)
             secrets += [key, quote(key, safe="")]
             match auth.where:
                 case "header":
@@ -92,10 +90,6 @@ def credentials(headers: Mapping[str, Secret], auth: Auth | None) -> Credentials
         cookie.encode(),
         tuple(secret.encode() for secret in secrets),
     )
-
-
-def _revealed(secret: Secret) -> str:
-    return secret() if callable(secret) else secret
 
 
 def _line(name: str, text: str) -> tuple[bytes, bytes]:

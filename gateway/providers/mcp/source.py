@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra, SandboxError, ToolUnavailable
+from gateway.providers.secret import Secret, revealed
 from gateway.sources import Offer
 from gateway.tools.model import Tool, ToolId
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     import httpx2
 
     from gateway.providers.mcp.connection import Connection
-
-Secret: TypeAlias = str | Callable[[], str]
-"""A value, or a function that gives it each time it is needed."""
 
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
@@ -66,7 +64,7 @@ class StdioServer:
         return Path(self.cwd)
 
     def environment(self) -> dict[str, str]:
-        return {name: _value(value) for name, value in self.env.items()}
+        return {name: revealed(value) for name, value in self.env.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class HttpServer:
             raise InvalidRequest("a URL with a password in it would end up in logs; pass it in headers")
 
     def header_values(self) -> dict[str, str]:
-        return {name: _value(value) for name, value in self.headers.items()}
+        return {name: revealed(value) for name, value in self.headers.items()}
 
 
 class McpSource:
@@ -273,10 +271,6 @@ class Backoff:
 
     def reset(self) -> None:
         self.reason, self._delay, self._until = "", FIRST_DELAY_SECONDS, 0.0
-
-
-def _value(secret: Secret) -> str:
-    return secret() if callable(secret) else secret
 
 
 def _ignore() -> None:
