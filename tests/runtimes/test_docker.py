@@ -212,9 +212,8 @@ async def test_a_container_that_somebody_else_kills_is_lost_and_may_be_tried_aga
 
     async def kill() -> None:
         await began.wait()
-        for container in await engine.containers(OWNER_LABEL):
-            if container["Labels"][OWNER_LABEL].endswith(f"/{_run_folder()}"):
-                await engine.kill(container["Id"])
+        for container in await _owned(engine, _run_folder().name):
+            await engine.kill(container["Id"])
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(kill)
@@ -224,23 +223,27 @@ async def test_a_container_that_somebody_else_kills_is_lost_and_may_be_tried_aga
     assert (await run(host, "1")).value == 1
 
 
-def _run_folder() -> str:
-    """The name of its folder: that of the newest of this process."""
+def _run_folder() -> Path:
+    """The folder of the newest run of this process."""
     found = sorted(Path("/tmp").glob(f"toolexec-*/{os.getpid()}-*"), key=lambda path: path.stat().st_mtime)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     found += sorted(Path(runtime, "toolexec").glob(f"{os.getpid()}-*")) if runtime else []
-    return found[-1].name
+    return found[-1]
 
 
 async def test_nothing_is_left(engine: Engine) -> None:
     async with docker() as host:
-        name = _run_folder()
+        folder = _run_folder()
         await run(host, "import os\nos.fork()")
-        owned = [c for c in await engine.containers(OWNER_LABEL) if c["Labels"][OWNER_LABEL].endswith(name)]
-        assert owned
-    assert not [c for c in await engine.containers(OWNER_LABEL) if c["Labels"][OWNER_LABEL].endswith(name)]
-    with pytest.raises(IndexError):
-        _run_folder()
+        assert await _owned(engine, folder.name)
+    assert not await _owned(engine, folder.name)
+    assert not folder.exists()
+
+
+async def _owned(engine: Engine, name: str) -> list[dict[str, Any]]:
+    """The containers of the run whose folder has this name."""
+    found = await engine.containers(OWNER_LABEL)
+    return [container for container in found if container["Labels"][OWNER_LABEL].endswith(f"/{name}")]
 
 
 HOLD = """
@@ -332,9 +335,9 @@ async def test_cancellation_leaves_nothing(host: AsyncExec, engine: Engine) -> N
     for delay in (0.0, 0.01, 0.05, 0.2, 0.5):
         with anyio.move_on_after(delay):
             await host.execute_code("import time\ntime.sleep(10)", limits={"memory_bytes": 90 * MIB})
-    name = _run_folder()
+    name = _run_folder().name
     await host.aclose()
-    assert not [c for c in await engine.containers(OWNER_LABEL) if c["Labels"][OWNER_LABEL].endswith(name)]
+    assert not await _owned(engine, name)
 
 
 async def test_gvisor_as_dockers_runtime_is_a_second_boundary(engine: Engine) -> None:
