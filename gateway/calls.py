@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import anyio
@@ -9,6 +10,7 @@ import anyio
 from gateway.base import JsonValue
 from gateway.errors import SandboxError
 from gateway.journal.base import CallFinished, CallStarted, CallStatus, Journal, ToolCall
+from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
 """How long the end of a call may take to be recorded, even while the execution is being cancelled."""
@@ -66,8 +68,10 @@ class OpenCall:
     def index(self) -> int:
         return self._call.index
 
-    async def start(self) -> None:
+    async def start(self, key: str = "") -> None:
         """Record the start. What the journal raises comes out: such a call must not be made."""
+        if key:
+            self._call = self._log.calls[self._call.index] = replace(self._call, key=key)
         call = self._call
         record = CallStarted(
             execution_id=self._log.execution_id,
@@ -76,6 +80,7 @@ class OpenCall:
             tool_id=call.tool_id,
             arguments=call.arguments,
             via=call.via,
+            key=call.key,
             warnings=call.warnings,
         )
         try:
@@ -91,10 +96,10 @@ class OpenCall:
         *,
         result: JsonValue = None,
         error: Mapping[str, JsonValue] | None = None,
-        attempts: int = 0,
+        usage: CallUsage | None = None,
     ) -> None:
         """Record the end; cancellation waits for it, at most 5 s. Raises SandboxError when that was not enough."""
-        call = self._ended(status, result, error, attempts)
+        call = self._ended(status, result, error, usage or CallUsage())
         self._log.calls[call.index] = call
         record = CallFinished(
             execution_id=self._log.execution_id,
@@ -103,8 +108,9 @@ class OpenCall:
             status=status,
             result=result,
             error=error,
-            attempts=attempts,
+            attempts=call.attempts,
             duration_seconds=call.duration_seconds,
+            usage=call.usage,
         )
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
             await self._log.journal.append(record)
@@ -115,27 +121,22 @@ class OpenCall:
             )
         self._log.tell(call)
 
-    async def abandon(self, reason: BaseException, attempts: int = 0) -> None:
+    async def abandon(self, reason: BaseException, usage: CallUsage | None = None) -> None:
         """Record that the execution ended first. Never raises: `reason` goes on, with a note if this failed."""
         try:
-            await self.finish(CallStatus.CANCELLED, error=CANCELLED, attempts=attempts)
+            await self.finish(CallStatus.CANCELLED, error=CANCELLED, usage=usage)
         except Exception as exc:  # noqa: BLE001 - the cancellation must not turn into another error
             reason.add_note(f"the end of call {self._call.index} was not recorded: {exc}")
 
     def _ended(
-        self, status: CallStatus, result: JsonValue, error: Mapping[str, JsonValue] | None, attempts: int
+        self, status: CallStatus, result: JsonValue, error: Mapping[str, JsonValue] | None, usage: CallUsage
     ) -> ToolCall:
-        call = self._call
-        return ToolCall(
-            index=call.index,
-            tool_id=call.tool_id,
-            arguments=call.arguments,
+        return replace(
+            self._call,
             status=status,
             result=result,
             error=error,
-            started_at=call.started_at,
             duration_seconds=time.perf_counter() - self._clock,
-            attempts=attempts,
-            via=call.via,
-            warnings=call.warnings,
+            attempts=usage.attempts,
+            usage=usage.to_json(),
         )

@@ -42,12 +42,14 @@ class ToolContext:
     """One call, as its provider sees it. `deadline` is in seconds of `time.monotonic()`, None for no deadline.
 
     `call_index` is the position among the execution's calls. Calls of the host itself have an execution of their own.
+    `idempotency_key` is the same for calls that are the same, empty where the tool has none.
     """
 
     tool_id: str = ""
     caller: Caller = ANYBODY
     execution_id: str = ""
     call_index: int = 0
+    idempotency_key: str = ""
     deadline: float | None = None
     on_progress: Callable[[Progress], None] | None = None
 

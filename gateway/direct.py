@@ -1,8 +1,8 @@
 """The gateway in process: every call checked against the grant, recorded, run."""
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from gateway.base import (
     CallOutcome,
@@ -30,7 +30,9 @@ from gateway.grant import Grant
 from gateway.journal.base import CallStatus, Journal, ToolCall
 from gateway.parallel import Access, run_parallel
 from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
-from gateway.runner import Runner, encoded_arguments
+from gateway.pipeline import Pipeline
+from gateway.policies.base import Call
+from gateway.runner import encoded_arguments
 from gateway.streaming import Feed, ToolStream
 from gateway.tools.access import access_of, permits
 from gateway.tools.docs import describe, examples
@@ -59,7 +61,7 @@ class DirectGateway:
     def __init__(
         self,
         grant: Grant,
-        runner: Runner,
+        pipeline: Pipeline,
         registry: ToolRegistry,
         search: ToolSearch,
         journal: Journal,
@@ -69,7 +71,7 @@ class DirectGateway:
         self.grant = grant
         self.flooded = False
         self._on_flood = on_flood
-        self._runner = runner
+        self._pipeline = pipeline
         self._registry = registry
         self._search = search
         self._log = CallLog(grant.execution_id, journal, on_call)
@@ -180,31 +182,37 @@ class DirectGateway:
         self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
     ) -> JsonValue:
         """Make a call that is permitted and paid for."""
-        call = self._log.open(tool.id, recorded(given.data), via, _warnings(tool, given))
-        attempts = 0
-        await call.start()
+        record = self._log.open(tool.id, recorded(given.data), via, _warnings(tool, given))
+        chunks = RecordedList()
+        call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
+        call.usage.input_bytes = len(given.data)
+        flaw = self._flaw(call, given)
+        await record.start(call.key)
         try:
-            prepared = self._runner.prepare(tool, given)
-            attempts = 1
-            answer = await self._answer(tool, prepared, call.index, timeout_seconds, feed)
+            if flaw is not None:
+                raise flaw
+            result = await self._pipeline.run(call)
         except ToolError as exc:
             error = self._late(exc)
-            await call.finish(CallStatus.FAILED, error=error_json(error), attempts=attempts)
+            status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
+            await record.finish(status, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
-            await call.abandon(exc, attempts)
+            await record.abandon(exc, call.usage)
             raise
-        await call.finish(CallStatus.COMPLETED, result=answer.record, attempts=attempts)
-        return answer.value
+        kept = recorded(result.data) if call.emit is None else chunks.recorded()
+        call.usage.output_bytes = len(result.data) if call.emit is None else chunks.size_bytes
+        await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
+        return result.value
 
-    async def _answer(
+    def _prepared(
         self,
         tool: RegisteredTool,
-        arguments: dict[str, JsonValue],
         index: int,
         timeout_seconds: float | None,
         feed: Feed | None,
-    ) -> "_Answer":
+        chunks: RecordedList,
+    ) -> Call:
         grant = self.grant
         context = ToolContext(
             tool_id=tool.id,
@@ -214,21 +222,31 @@ class DirectGateway:
             deadline=grant.deadline,
             on_progress=None if feed is None else feed.progress,
         )
+        left = grant.remaining_seconds()
         if feed is None or not tool.streams:
-            bound = _shorter(timeout_seconds, grant.remaining_seconds())
-            result = await self._runner.call(tool, arguments, context, timeout_seconds=bound)
-            return _Answer(result.value, recorded(result.data))
-        chunks = RecordedList()
+            return Call(tool=tool, arguments={}, context=context, deadline=_in(_shorter(timeout_seconds, left)))
 
         async def emit(chunk: Encoded) -> None:
             chunks.add(chunk.data)
             await feed.chunk(chunk)
 
-        def bounds() -> float | None:
-            return _shorter(timeout_seconds, grant.remaining_seconds())
+        return Call(
+            tool=tool,
+            arguments={},
+            context=context,
+            deadline=_in(left),
+            emit=emit,
+            wait_seconds=timeout_seconds,
+        )
 
-        await self._runner.stream(tool, arguments, context, emit, timeout_seconds=bounds)
-        return _Answer(None, chunks.recorded())
+    def _flaw(self, call: Call, given: Encoded) -> ToolError | None:
+        """Fill in arguments and key. What is wrong with them is returned: it fails the call once that is recorded."""
+        try:
+            call.arguments = self._pipeline.runner.prepare(call.tool, given)
+            self._pipeline.prepare(call)
+        except ToolError as exc:
+            return exc
+        return None
 
     async def _refuse(self, via: str, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
         """Record a call that is not made."""
@@ -284,19 +302,16 @@ class DirectGateway:
         return error
 
 
-class _Answer(NamedTuple):
-    """A result, and what the record keeps of it."""
-
-    value: JsonValue
-    record: JsonValue
-
-
 def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:
     return tuple(f"the argument {name!r} is deprecated" for name in tool.input.deprecated(given.value))
 
 
 def _shorter(one: float | None, other: float | None) -> float | None:
     return one if other is None else other if one is None else min(one, other)
+
+
+def _in(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _record_of(arguments: JsonValue) -> JsonValue:

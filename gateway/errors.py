@@ -16,11 +16,19 @@ SandboxError
     ├── InvalidCursor         not a cursor of this list, or its place is gone
     ├── ToolNotFound
     ├── ToolDenied            not among the tools this caller may call
+    ├── Unauthorized          the tool is not for this user
+    ├── PermissionMissing     the caller lacks a permission that the tool needs
+    ├── RoleDenied            the tool is not for the caller's role
+    ├── ApprovalRejected      a person looked at the call and said no
     ├── EgressDenied          the tool would connect to where it may not
     ├── InvalidInput          the arguments do not fit the tool's input schema
     ├── InvalidOutput         the tool's result does not fit its output schema
     ├── ToolFailed            the tool raised
     ├── ToolUnavailable       what the tool needs does not answer now; later it may
+    ├── CircuitOpen           the tool failed too often, and is left alone for a while
+    ├── RateLimited           too many calls; later there is room
+    ├── CallInProgress        the same call is under way elsewhere
+    ├── IdempotencyConflict   the same key was used with other arguments
     ├── ToolTimeout           the tool took longer than it may
     ├── BudgetExceeded        no tool calls or chain steps left
     ├── DeadlineExceeded      the execution's time is up
@@ -191,6 +199,46 @@ class ToolDenied(ToolError):
         super().__init__(f"tool {tool_id[:200]!r} is not among the tools this execution may call")
 
 
+class Unauthorized(ToolError):
+    """The tool is not for this user."""
+
+    code = "unauthorized"
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(f"tool {tool_id!r} is not for this user; the operator can add the user to the tool")
+
+
+class PermissionMissing(ToolError):
+    """The caller lacks a permission that the tool needs; `details["missing"]` lists them."""
+
+    code = "insufficient_permissions"
+
+    def __init__(self, tool_id: str, missing: tuple[str, ...]) -> None:
+        super().__init__(
+            f"tool {tool_id!r} needs the permission {', '.join(missing)}; the operator can give it to the caller",
+            details={"missing": list(missing)},
+        )
+
+
+class RoleDenied(ToolError):
+    """The tool is not for the caller's role."""
+
+    code = "unauthorized_role"
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(f"tool {tool_id!r} is not for the caller's role; the operator can add the role to the tool")
+
+
+class ApprovalRejected(ToolError):
+    """A person looked at the call and said no; `details["reason"]` is what they said."""
+
+    code = "approval_rejected"
+
+    def __init__(self, tool_id: str, reason: str = "") -> None:
+        said = f": {reason}" if reason else ""
+        super().__init__(f"the call of tool {tool_id!r} was not approved{said}", details={"reason": reason})
+
+
 class EgressDenied(ToolError):
     """The tool would connect to where it may not."""
 
@@ -230,6 +278,53 @@ class ToolUnavailable(ToolError):
     def __init__(self, what: str, reason: str, *, retry_after_seconds: float | None = None) -> None:
         details = {} if retry_after_seconds is None else {"retry_after_seconds": retry_after_seconds}
         super().__init__(f"{what} is not available: {reason}; try again later", details=details)
+
+
+class CircuitOpen(ToolError):
+    """The tool failed too often, and is left alone; `details["retry_after_seconds"]` is how long still."""
+
+    code = "circuit_open"
+    retryable = True
+
+    def __init__(self, tool_id: str, retry_after_seconds: float) -> None:
+        super().__init__(
+            f"the circuit of tool {tool_id!r} is open: it failed too often; try again in {retry_after_seconds:.3g} s",
+            details={"retry_after_seconds": retry_after_seconds},
+        )
+
+
+class RateLimited(ToolError):
+    """Too many calls; `details["retry_after_seconds"]` is when there is room again."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, tool_id: str, retry_after_seconds: float) -> None:
+        super().__init__(
+            f"too many calls of tool {tool_id!r}; try again in {retry_after_seconds:.3g} s",
+            details={"retry_after_seconds": retry_after_seconds},
+        )
+
+
+class CallInProgress(ToolError):
+    """The same call, by its idempotency key, is under way elsewhere."""
+
+    code = "in_progress"
+    retryable = True
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(f"the same call of tool {tool_id!r} is under way; try again when it has ended")
+
+
+class IdempotencyConflict(ToolError):
+    """The same idempotency key was used with other arguments."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(
+            f"a call of tool {tool_id!r} with this idempotency key was made with other arguments; use another key"
+        )
 
 
 class ToolTimeout(ToolError):

@@ -88,6 +88,11 @@ class RecordedList:
             self._items.append(item)
         self._bytes += len(item) + 1
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole list as JSON."""
+        return self._bytes
+
     def recorded(self) -> JsonValue:
         data = b"[" + b",".join(self._items) + b"]"
         return _read(data.decode()) if self._bytes <= MAX_RECORDED_BYTES else _truncated(data, self._bytes)

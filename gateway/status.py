@@ -5,10 +5,11 @@
 | Unauthenticated | UNAUTHENTICATED |
 | InvalidRequest, InvalidToolId, InvalidCursor, InvalidInput, ProtocolError | INVALID_ARGUMENT |
 | ToolNotFound | NOT_FOUND |
-| ToolDenied, EgressDenied | PERMISSION_DENIED |
-| BudgetExceeded, PayloadTooLarge | RESOURCE_EXHAUSTED |
+| ToolDenied, EgressDenied, Unauthorized, PermissionMissing, RoleDenied, ApprovalRejected | PERMISSION_DENIED |
+| BudgetExceeded, PayloadTooLarge, RateLimited | RESOURCE_EXHAUSTED |
 | DeadlineExceeded | DEADLINE_EXCEEDED |
-| ToolTimeout, ToolUnavailable, Busy, SandboxLost | UNAVAILABLE |
+| ToolTimeout, ToolUnavailable, CircuitOpen, CallInProgress, Busy, SandboxLost | UNAVAILABLE |
+| IdempotencyConflict | ALREADY_EXISTS |
 | ToolFailed, InvalidOutput | ABORTED |
 | other SandboxError | FAILED_PRECONDITION |
 
@@ -35,11 +36,19 @@ STATUS: dict[type[errors.SandboxError], grpc.StatusCode] = {
     errors.ToolNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ToolDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.EgressDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unauthorized: grpc.StatusCode.PERMISSION_DENIED,
+    errors.PermissionMissing: grpc.StatusCode.PERMISSION_DENIED,
+    errors.RoleDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ApprovalRejected: grpc.StatusCode.PERMISSION_DENIED,
     errors.BudgetExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.PayloadTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.IdempotencyConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.ToolTimeout: grpc.StatusCode.UNAVAILABLE,
     errors.ToolUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.CircuitOpen: grpc.StatusCode.UNAVAILABLE,
+    errors.CallInProgress: grpc.StatusCode.UNAVAILABLE,
     errors.Busy: grpc.StatusCode.UNAVAILABLE,
     errors.SandboxLost: grpc.StatusCode.UNAVAILABLE,
     errors.ToolFailed: grpc.StatusCode.ABORTED,

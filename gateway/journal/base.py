@@ -1,7 +1,7 @@
 """Records: append-only facts about executions and tool calls, and the protocol of what keeps them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -15,7 +15,7 @@ class CallStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     REFUSED = "refused"
-    """Never reached the tool: denied, over budget, malformed, or past the deadline."""
+    """Never reached the tool: denied, over budget, malformed, past the deadline, or refused by one of its policies."""
     CANCELLED = "cancelled"
     """The execution ended while the tool was at work."""
 
@@ -38,7 +38,8 @@ class ExecutionStarted:
 class CallStarted:
     """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain or run_parallel.
 
-    `warnings` say what is not wrong, and yet not as it should be, such as an argument that is deprecated.
+    `key` is its idempotency key, empty for none. `warnings` say what is not wrong, and yet not as it should be, such as
+    an argument that is deprecated.
     """
 
     execution_id: str
@@ -47,12 +48,16 @@ class CallStarted:
     tool_id: str
     arguments: JsonValue
     via: str
+    key: str = ""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFinished:
-    """The tool call with this index ended. `error` is {code, message, retryable, details}, None when completed."""
+    """The tool call with this index ended. `error` is {code, message, retryable, details}, None when completed.
+
+    `usage` is that of `CallUsage`: what was counted, and what policies decided.
+    """
 
     execution_id: str
     index: int
@@ -62,6 +67,7 @@ class CallFinished:
     error: Mapping[str, JsonValue] | None
     attempts: int
     duration_seconds: float
+    usage: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,8 @@ class ToolCall:
     duration_seconds: float
     attempts: int
     via: str
+    key: str = ""
+    usage: Mapping[str, JsonValue] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

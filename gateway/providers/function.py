@@ -12,6 +12,7 @@ import anyio.to_thread
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest
+from gateway.policies.base import Policies
 from gateway.tools.model import Tool, ToolExample, ToolId
 from gateway.tools.schema import description as docstring
 from gateway.tools.schema import func_name, is_generator, signature_schemas
@@ -114,6 +115,7 @@ class ToolOptions(TypedDict, total=False):
     open_world: bool
     resource: str
     roles: Iterable[str]
+    policies: Policies
 
 
 def function_tool(func: Callable[..., Any], **options: Unpack[ToolOptions]) -> Tool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidRequest, InvalidToolId
+from gateway.policies.base import NO_POLICIES, Policies
 from gateway.providers.base import Provider
 
 RESERVED_NAMES = frozenset(
@@ -125,7 +126,7 @@ class ToolSpec:
     that does not say it is read-only counts as one that writes: calls of a batch that write to the same `resource` are
     made one after another. `resource` may name arguments, as in `account/{id}`; empty stands for the tool's namespace,
     or its name where it has none. With `roles` only callers of one of these roles, in any case, see the tool; `*` is
-    every caller.
+    every caller. `policies` stand between a call and the provider.
     """
 
     id: ToolId
@@ -143,6 +144,7 @@ class ToolSpec:
     open_world: bool | None = None
     resource: str = ""
     roles: frozenset[str] = frozenset()
+    policies: Policies = NO_POLICIES
 
     def __post_init__(self) -> None:
         if not (self.timeout_seconds > 0 and math.isfinite(self.timeout_seconds)):

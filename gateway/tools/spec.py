@@ -1,11 +1,13 @@
 """Tools written down: JSON objects that say all of a tool but its provider, and that can be read back."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput, InvalidRequest
+from gateway.policies.base import Policies
+from gateway.policies.kinds import policies_from_json, policies_json
 from gateway.providers.base import Provider
 from gateway.tools.model import Tool, ToolExample, ToolId, ToolSpec
 from gateway.tools.parameters import input_schema_of, parameters_from_json
@@ -25,6 +27,7 @@ TOOL_SCHEMA: Mapping[str, Any] = {
         "tags": _TEXTS,
         "roles": _TEXTS,
         "resource": _TEXT,
+        "policies": {"type": "object"},
         "parameters": {"type": "array"},
         "input_schema": {"type": "object"},
         "output_schema": {"type": "object"},
@@ -47,7 +50,8 @@ TOOL_SCHEMA: Mapping[str, Any] = {
     "additionalProperties": False,
 }
 """The JSON Schema of a written tool. `id` is name, namespace:name or namespace:name:version; the arguments are
-described by `parameters` (as in gateway/tools/parameters.py) or by `input_schema`."""
+described by `parameters` (as in gateway/tools/parameters.py) or by `input_schema`, and `policies` are configs by slot
+(as in gateway/policies/kinds.py)."""
 
 _VALIDATOR = SchemaValidator(TOOL_SCHEMA)
 
@@ -84,9 +88,9 @@ def spec_fields(written: Mapping[str, JsonValue]) -> dict[str, Any]:
     if "parameters" in fields:
         parameters = parameters_from_json(fields.pop("parameters"))
         fields["input_schema"] = input_schema_of(parameters, fields.get("input_schema"))
-    for name, kind in (("tags", tuple), ("roles", frozenset), ("examples", _examples)):
+    for name, read in _READERS:
         if name in fields:
-            fields[name] = kind(fields[name])
+            fields[name] = read(fields[name])
     return fields
 
 
@@ -102,6 +106,8 @@ def _written(value: Any) -> JsonValue:
             return dataclasses.asdict(value)
         case frozenset():
             return sorted(value)
+        case Policies():
+            return policies_json(value)
         case tuple():
             return [_written(item) for item in value]
     return value
@@ -109,3 +115,11 @@ def _written(value: Any) -> JsonValue:
 
 def _examples(written: Iterable[Mapping[str, Any]]) -> tuple[ToolExample, ...]:
     return tuple(ToolExample(**example) for example in written)
+
+
+_READERS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("tags", tuple),
+    ("roles", frozenset),
+    ("examples", _examples),
+    ("policies", policies_from_json),
+)

@@ -17,6 +17,7 @@ from gateway.frames import Execute, StreamName
 from gateway.grant import Grant
 from gateway.journal.base import ToolCall
 from gateway.journal.memory import MemoryJournal
+from gateway.pipeline import Pipeline
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.server import GatewayServer
@@ -51,7 +52,9 @@ class Tools:
 
     def gateway(self, execution_id: str = "e", **grant: Any) -> DirectGateway:
         rights = Grant(execution_id=execution_id, **grant)
-        return DirectGateway(rights, Runner(self.registry), self.registry, ToolSearch(self.registry), self.journal)
+        return DirectGateway(
+            rights, Pipeline(Runner(self.registry)), self.registry, ToolSearch(self.registry), self.journal
+        )
 
     def add(self, a: int, b: int) -> int:
         """Add two numbers."""

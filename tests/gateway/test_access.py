@@ -13,6 +13,7 @@ from gateway.errors import ToolDenied
 from gateway.grant import Grant
 from gateway.journal.memory import MemoryJournal
 from gateway.parallel import Access
+from gateway.pipeline import Pipeline
 from gateway.runner import Runner
 from gateway.tools.access import access_of
 from gateway.tools.model import Tool, ToolId
@@ -54,7 +55,7 @@ def tool(text: str = "crm:save", **fields: Any) -> Tool:
 
 def gateway(*tools: Tool, **grant: Any) -> DirectGateway:
     registry = ToolRegistry(tools)
-    return DirectGateway(Grant(**grant), Runner(registry), registry, ToolSearch(registry), MemoryJournal())
+    return DirectGateway(Grant(**grant), Pipeline(Runner(registry)), registry, ToolSearch(registry), MemoryJournal())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from gateway.direct import DirectGateway
 from gateway.errors import ToolFailed
 from gateway.grant import Grant
 from gateway.journal.memory import MemoryJournal
+from gateway.pipeline import Pipeline
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.tools.registry import ToolRegistry
@@ -65,7 +66,7 @@ async def test_calls_at_once_have_a_context_each_and_leave_the_caller_as_it_was(
     before = copy.deepcopy(caller)
     registry = ToolRegistry([function_tool(look), function_tool(vandal)])
     grant = Grant(execution_id="e", caller=caller)
-    gateway = DirectGateway(grant, Runner(registry), registry, ToolSearch(registry), MemoryJournal())
+    gateway = DirectGateway(grant, Pipeline(Runner(registry)), registry, ToolSearch(registry), MemoryJournal())
     async with anyio.create_task_group() as calls:
         for name in "abc":
             calls.start_soon(gateway.run_tool, "look", {"name": name})

@@ -27,6 +27,7 @@ from gateway.errors import (
 from gateway.grant import Grant
 from gateway.journal.base import CallFinished, CallStarted, CallStatus, Record, ToolCall
 from gateway.journal.memory import MemoryJournal
+from gateway.pipeline import Pipeline
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.tools.model import ToolExample, ToolId
@@ -58,7 +59,7 @@ class World:
     def gateway(self, on_call: Callable[[ToolCall], None] | None = None, **grant: Any) -> DirectGateway:
         granted = Grant(execution_id="e", **grant)
         registry = self.registry
-        return DirectGateway(granted, Runner(registry), registry, ToolSearch(registry), self.journal, on_call)
+        return DirectGateway(granted, Pipeline(Runner(registry)), registry, ToolSearch(registry), self.journal, on_call)
 
     async def add(self, n: int, to: int = 1) -> int:
         """Add numbers."""

@@ -26,6 +26,7 @@ from gateway.errors import (
 from gateway.grant import Grant
 from gateway.journal.memory import MemoryJournal
 from gateway.operations import MAX_OPERATION_BYTES, decode_error, encode_error, perform
+from gateway.pipeline import Pipeline
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.tools.model import ToolExample
@@ -48,7 +49,7 @@ def make(**grant: Any) -> DirectGateway:
     registry = ToolRegistry(
         [function_tool(add, namespace="math", examples=[ToolExample("one", {"n": 1}, "1")]), function_tool(echo)]
     )
-    return DirectGateway(Grant(**grant), Runner(registry), registry, ToolSearch(registry), MemoryJournal())
+    return DirectGateway(Grant(**grant), Pipeline(Runner(registry)), registry, ToolSearch(registry), MemoryJournal())
 
 
 async def ask(operation: str, arguments: Any, gateway: DirectGateway | None = None) -> Any:
@@ -196,6 +197,14 @@ ERRORS = [
     ToolNotFound("a", ("b", "c")),
     ToolDenied("a"),
     errors.InvalidCursor("was not made here"),
+    errors.Unauthorized("a"),
+    errors.PermissionMissing("a", ("write",)),
+    errors.RoleDenied("a"),
+    errors.ApprovalRejected("a", "too expensive"),
+    errors.CircuitOpen("a", 2.5),
+    errors.RateLimited("a", 0.25),
+    errors.CallInProgress("a"),
+    errors.IdempotencyConflict("a"),
     errors.EgressDenied("http://10.0.0.1/", "it is private"),
     errors.ToolUnavailable("it", "it sleeps", retry_after_seconds=2.0),
     InvalidInput("no", details={"errors": [{"path": "a", "message": "b"}]}),

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -240,7 +240,7 @@ async def test_nothing_is_left(engine: Engine) -> None:
     assert not folder.exists()
 
 
-async def _owned(engine: Engine, name: str) -> list[dict[str, Any]]:
+async def _owned(engine: Engine, name: str) -> list[Mapping[str, Any]]:
     """The containers of the run whose folder has this name."""
     found = await engine.containers(OWNER_LABEL)
     return [container for container in found if container["Labels"][OWNER_LABEL].endswith(f"/{name}")]
