@@ -31,8 +31,11 @@ class CallUsage:
 
     def to_json(self) -> dict[str, JsonValue]:
         """What is not at its default; money as text."""
-        counted = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: _json(value) for name, value in counted.items() if value or (value == 0 and value is not False)}
+        return {name: _json(value) for name in _NAMES if (value := getattr(self, name)) != getattr(_UNUSED, name)}
+
+
+_NAMES = tuple(one.name for one in fields(CallUsage))
+_UNUSED = CallUsage()
 
 
 def _json(value: Any) -> JsonValue:

@@ -148,7 +148,7 @@ class Policies:
 
     def __post_init__(self) -> None:
         for slot, choice in self.chosen().items():
-            if not isinstance(choice, Policy | PolicyConfig):
+            if isinstance(choice, type) or not isinstance(choice, Policy | PolicyConfig):
                 raise InvalidRequest(f"the policy {slot} must be a policy or a config of one, not {choice!r}")
 
     def chosen(self) -> dict[str, Any]:
