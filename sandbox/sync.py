@@ -1,46 +1,55 @@
 """`Exec`: `AsyncExec` for callers without an event loop. One thread runs one loop; every method passes through."""
 
 import atexit
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from gateway.base import (
-    CallOutcome,
-    ChainResult,
-    ChainStep,
-    DetailLevel,
-    JsonValue,
-    ParallelCall,
-    ToolEvent,
-    ToolPage,
-    ToolSummary,
-)
-from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
-from gateway.journal.base import Journal
 from gateway.providers.function import ToolOptions
-from gateway.sources import SourceReport, ToolSource
-from gateway.tools.export import Exported, ExportFormat
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
-from runtimes.base import Backend, Capabilities
-from runtimes.limits import Limits
-from runtimes.pool import PoolMetrics
 from sandbox.exec import AsyncExec
-from sandbox.result import Event, ExecutionResult
-
-if TYPE_CHECKING:
-    from gateway.tools.semantic import Embedder
-    from runtimes.check import Diagnostic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
+P = ParamSpec("P")
+
+
+def _awaited(
+    method: Callable[Concatenate[AsyncExec, P], Awaitable[Answer]],
+) -> Callable[Concatenate["Exec", P], Answer]:
+    """The same method, which waits for its answer."""
+
+    @wraps(method)
+    def call(self: "Exec", /, *args: P.args, **options: P.kwargs) -> Answer:
+        return self._call(method, self._exec, *args, **options)
+
+    return call
+
+
+def _iterated(
+    method: Callable[Concatenate[AsyncExec, P], AsyncGenerator[Item, None]],
+) -> Callable[Concatenate["Exec", P], Iterator[Item]]:
+    """The same method, which gives its items to a plain loop."""
+
+    @wraps(method)
+    def each(self: "Exec", /, *args: P.args, **options: P.kwargs) -> Iterator[Item]:
+        return self._each(method(self._exec, *args, **options))
+
+    return each
+
+
+def _built(
+    init: Callable[Concatenate[AsyncExec, P], None],
+) -> Callable[[Callable[..., None]], Callable[Concatenate["Exec", P], None]]:
+    """Gives a constructor the arguments of the original's."""
+    return wraps(init)
 
 
 class Exec:
@@ -50,36 +59,9 @@ class Exec:
     in its own event loop.
     """
 
-    def __init__(
-        self,
-        *,
-        profile: str | None = None,
-        language: str | None = None,
-        limits: Limits | Mapping[str, Any] | None = None,
-        allow_unsafe: bool | None = None,
-        workers: int | None = None,
-        pool_size: int | None = None,
-        pool_idle_seconds: float | None = None,
-        journal: Journal | None = None,
-        embedder: "Embedder | None" = None,
-        alpha: float = 0.5,
-        backends: Mapping[str, type[Backend]] | None = None,
-        backend_options: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        self._exec = AsyncExec(
-            profile=profile,
-            language=language,
-            limits=limits,
-            allow_unsafe=allow_unsafe,
-            workers=workers,
-            pool_size=pool_size,
-            pool_idle_seconds=pool_idle_seconds,
-            journal=journal,
-            embedder=embedder,
-            alpha=alpha,
-            backends=backends,
-            backend_options=backend_options,
-        )
+    @_built(AsyncExec.__init__)
+    def __init__(self, **options: Any) -> None:
+        self._exec = AsyncExec(**options)
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = self._stack.enter_context(
             start_blocking_portal("asyncio", backend_options={"use_uvloop": True}, name="toolexec")
@@ -105,177 +87,28 @@ class Exec:
     def unregister(self, *tool_ids: str) -> None:
         self._exec.unregister(*tool_ids)
 
-    def execute_code(
-        self,
-        code: str,
-        *,
-        language: str | None = None,
-        profile: str | None = None,
-        backend: str | None = None,
-        limits: Limits | Mapping[str, Any] | None = None,
-        allowed_tools: Iterable[str] | None = None,
-        caller: Caller = ANYBODY,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        files: Mapping[str, bytes | str] | None = None,
-    ) -> ExecutionResult:
-        return self._call(
-            self._exec.execute_code,
-            code,
-            language=language,
-            profile=profile,
-            backend=backend,
-            limits=limits,
-            allowed_tools=allowed_tools,
-            caller=caller,
-            check=check,
-            env=env,
-            files=files,
-        )
-
-    def stream_code(
-        self,
-        code: str,
-        *,
-        language: str | None = None,
-        profile: str | None = None,
-        backend: str | None = None,
-        limits: Limits | Mapping[str, Any] | None = None,
-        allowed_tools: Iterable[str] | None = None,
-        caller: Caller = ANYBODY,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        files: Mapping[str, bytes | str] | None = None,
-    ) -> Iterator[Event]:
-        events = self._exec.stream_code(
-            code,
-            language=language,
-            profile=profile,
-            backend=backend,
-            limits=limits,
-            allowed_tools=allowed_tools,
-            caller=caller,
-            check=check,
-            env=env,
-            files=files,
-        )
-        return self._each(events)
-
-    def run_tool(
-        self,
-        tool_id: str,
-        arguments: Mapping[str, JsonValue] | None = None,
-        *,
-        caller: Caller = ANYBODY,
-        timeout_seconds: float | None = None,
-    ) -> JsonValue:
-        return self._call(self._exec.run_tool, tool_id, arguments, caller=caller, timeout_seconds=timeout_seconds)
-
-    def stream_tool(
-        self,
-        tool_id: str,
-        arguments: Mapping[str, JsonValue] | None = None,
-        *,
-        caller: Caller = ANYBODY,
-        timeout_seconds: float | None = None,
-    ) -> Iterator[ToolEvent]:
-        return self._each(self._exec.stream_tool(tool_id, arguments, caller=caller, timeout_seconds=timeout_seconds))
-
-    def run_chain(
-        self, steps: Sequence[ChainStep], *, caller: Caller = ANYBODY, timeout_seconds: float | None = None
-    ) -> ChainResult:
-        return self._call(self._exec.run_chain, steps, caller=caller, timeout_seconds=timeout_seconds)
-
-    def run_parallel(
-        self,
-        calls: Sequence[ParallelCall],
-        *,
-        caller: Caller = ANYBODY,
-        max_concurrent: int | None = None,
-        timeout_seconds: float | None = None,
-    ) -> tuple[CallOutcome, ...]:
-        return self._call(
-            self._exec.run_parallel,
-            calls,
-            caller=caller,
-            max_concurrent=max_concurrent,
-            timeout_seconds=timeout_seconds,
-        )
-
-    def search_tools(
-        self,
-        query: str,
-        limit: int = 10,
-        *,
-        namespace: str | None = None,
-        tags: Sequence[str] = (),
-        caller: Caller = ANYBODY,
-    ) -> tuple[ToolSummary, ...]:
-        return self._call(self._exec.search_tools, query, limit, namespace=namespace, tags=tags, caller=caller)
-
-    def list_tools(
-        self,
-        limit: int = 100,
-        cursor: str | None = None,
-        *,
-        query: str = "",
-        namespace: str | None = None,
-        tags: Sequence[str] = (),
-        caller: Caller = ANYBODY,
-    ) -> ToolPage:
-        return self._call(
-            self._exec.list_tools, limit, cursor, query=query, namespace=namespace, tags=tags, caller=caller
-        )
-
-    def describe_tool(
-        self, tool_id: str, level: DetailLevel = "summary", *, caller: Caller = ANYBODY
-    ) -> dict[str, JsonValue]:
-        return self._call(self._exec.describe_tool, tool_id, level, caller=caller)
-
-    def list_namespaces(self, *, caller: Caller = ANYBODY) -> tuple[str, ...]:
-        return self._call(self._exec.list_namespaces, caller=caller)
-
-    def list_tool_examples(
-        self, tool_id: str, limit: int = 5, *, caller: Caller = ANYBODY
-    ) -> tuple[dict[str, JsonValue], ...]:
-        return self._call(self._exec.list_tool_examples, tool_id, limit, caller=caller)
-
-    def export_tools(
-        self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
-    ) -> Exported:
-        return self._call(self._exec.export_tools, form, allowed_tools=allowed_tools, caller=caller)
-
-    def tool_stubs(self, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY) -> str:
-        return self._call(self._exec.tool_stubs, allowed_tools=allowed_tools, caller=caller)
-
-    def check_code(
-        self, code: str, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
-    ) -> "tuple[Diagnostic, ...]":
-        return self._call(self._exec.check_code, code, allowed_tools=allowed_tools, caller=caller)
-
-    def check_tool(self, tool_id: str) -> None:
-        self._call(self._exec.check_tool, tool_id)
-
-    def connect(self, *sources: ToolSource) -> tuple[SourceReport, ...]:
-        return self._call(self._exec.connect, *sources)
-
-    def disconnect(self, name: str) -> None:
-        self._call(self._exec.disconnect, name)
-
-    def refresh(self, name: str | None = None) -> tuple[SourceReport, ...]:
-        return self._call(self._exec.refresh, name)
-
-    def sources(self) -> tuple[SourceReport, ...]:
-        return self._call(self._exec.sources)
-
-    def check_sources(self) -> dict[str, str]:
-        return self._call(self._exec.check_sources)
-
-    def probe(self) -> dict[str, Capabilities]:
-        return self._call(self._exec.probe)
-
-    def pool_metrics(self) -> tuple[PoolMetrics, ...]:
-        return self._call(self._exec.pool_metrics)
+    execute_code = _awaited(AsyncExec.execute_code)
+    stream_code = _iterated(AsyncExec.stream_code)
+    run_tool = _awaited(AsyncExec.run_tool)
+    stream_tool = _iterated(AsyncExec.stream_tool)
+    run_chain = _awaited(AsyncExec.run_chain)
+    run_parallel = _awaited(AsyncExec.run_parallel)
+    search_tools = _awaited(AsyncExec.search_tools)
+    list_tools = _awaited(AsyncExec.list_tools)
+    describe_tool = _awaited(AsyncExec.describe_tool)
+    list_namespaces = _awaited(AsyncExec.list_namespaces)
+    list_tool_examples = _awaited(AsyncExec.list_tool_examples)
+    export_tools = _awaited(AsyncExec.export_tools)
+    tool_stubs = _awaited(AsyncExec.tool_stubs)
+    check_code = _awaited(AsyncExec.check_code)
+    check_tool = _awaited(AsyncExec.check_tool)
+    connect = _awaited(AsyncExec.connect)
+    disconnect = _awaited(AsyncExec.disconnect)
+    refresh = _awaited(AsyncExec.refresh)
+    sources = _awaited(AsyncExec.sources)
+    check_sources = _awaited(AsyncExec.check_sources)
+    probe = _awaited(AsyncExec.probe)
+    pool_metrics = _awaited(AsyncExec.pool_metrics)
 
     def close(self) -> None:
         atexit.unregister(self.close)
