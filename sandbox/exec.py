@@ -90,7 +90,7 @@ class AsyncExec(Toolbox):
         self._runtime = Runtime(
             self._settings, search, self._journal, installed_backends() if backends is None else backends
         )
-        super().__init__(registry, self._runtime.gateway)
+        super().__init__(registry, self._runtime.gateway, self._runtime.pipeline)
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()

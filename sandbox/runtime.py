@@ -69,7 +69,7 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self._pipeline = Pipeline(Runner(tools.registry))
+        self.pipeline = Pipeline(Runner(tools.registry))
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -115,7 +115,7 @@ class Runtime:
         on_flood: Callable[[], None] | None = None,
     ) -> DirectGateway:
         """A gateway with the rights of `grant`."""
-        return DirectGateway(grant, self._pipeline, self._registry, self._search, self._journal, on_call, on_flood)
+        return DirectGateway(grant, self.pipeline, self._registry, self._search, self._journal, on_call, on_flood)
 
     async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
         """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""
