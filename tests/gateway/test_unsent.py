@@ -151,7 +151,7 @@ async def test_a_statement_that_waited_for_a_lock_was_sent(tmp_path: Path) -> No
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.execute("CREATE TABLE t (a)")
     other.execute("BEGIN IMMEDIATE")
-    async with opened(f"sqlite:///{tmp_path / 'x.db'}", read_only=False, statement_timeout_seconds=1) as database:
+    async with opened(f"sqlite:///{tmp_path / 'x.db'}", read_only=False) as database:
         error = await failure(execute(database, "INSERT INTO t VALUES (1)"))
         assert (error.code, "sent" in error.details) == ("unavailable", False)
     other.close()
