@@ -37,7 +37,8 @@ class BreakerConfig(ABC):
     once for each execution until a call succeeds, a 4xx of an HTTP server not at all, and neither does running out of
     a time that the caller gave and that is shorter than the tool's own.
 
-    An answer that took longer than `slow_seconds` is a failure too, once for each execution; a stream takes any time.
+    An answer that took longer than `slow_seconds`, with all that waits further in, is a failure too, once for each
+    execution; a stream takes any time.
     `per_tenant` keeps a circuit for each tenant. `scope` "attempt" counts each attempt of a retry, "call" the call.
     """
 
