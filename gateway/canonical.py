@@ -37,9 +37,9 @@ def _is_simple(value: JsonValue) -> bool:
     if kind is str or kind is bool or value is None:
         return True
     if kind is int:
-        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
+        return bool(-_SAFE_INTEGER <= value <= _SAFE_INTEGER)
     if kind is float:  # repr() gives the same digits, and exponents only outside these bounds
-        return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
+        return bool(1e-4 <= abs(value) < 1e15 and not value.is_integer())
     if kind is dict:
         return all(type(key) is str and key.isascii() and _is_simple(item) for key, item in value.items())
     return kind is list and all(map(_is_simple, value))

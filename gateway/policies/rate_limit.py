@@ -26,7 +26,7 @@ class TokenBucket:
 
     | option | meaning | default |
     | --- | --- | --- |
-    | `scope` | whose bucket: one for the `tool`, one for each `tenant`, for each `user` of a tenant; or several of them | tool |
+    | `scope` | whose bucket: one for the `tool`, for each `tenant`, for each `user` of a tenant; or a tuple | tool |
     | `cost` | tokens that one call takes | 1 |
     | `tenants` | other rates for some tenants, by id: `{"calls": …, "per_seconds": …, "burst": …}` | none |
 

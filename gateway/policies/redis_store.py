@@ -83,8 +83,8 @@ class RedisStore:
         self._scripts: dict[str, Any] = {}
 
     async def get(self, key: str) -> bytes | None:
-        found: bytes | None = await self._do(lambda client: client.get(self._prefix + key))
-        return found
+        found: Any = await self._do(lambda client: client.get(self._prefix + key))
+        return None if found is None else bytes(found)
 
     async def set(self, key: str, value: bytes, ttl_seconds: float | None) -> None:
         px = None if ttl_seconds is None else _milliseconds(ttl_seconds)
