@@ -18,6 +18,7 @@ from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
 from gateway.pipeline import Pipeline
+from gateway.policies.base import Services
 from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
@@ -60,7 +61,12 @@ class Runtime:
     """Everything that runs executions, between `serve` and its cancellation."""
 
     def __init__(
-        self, settings: "Settings", tools: ToolSearch, journal: Journal, backends: Mapping[str, BackendClass]
+        self,
+        settings: "Settings",
+        tools: ToolSearch,
+        journal: Journal,
+        backends: Mapping[str, BackendClass],
+        services: Services | None = None,
     ) -> None:
         if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
             raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
@@ -69,7 +75,7 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self.pipeline = Pipeline(Runner(tools.registry))
+        self.pipeline = Pipeline(Runner(tools.registry), services)
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()

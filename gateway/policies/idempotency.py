@@ -86,7 +86,7 @@ class _OfFields(Options):
         Options.__post_init__(self)
         if self.key_fields is None:
             return
-        if not self.key_fields or isinstance(self.key_fields, str):  # type: ignore[redundant-expr]  # a text is iterable
+        if not self.key_fields or isinstance(self.key_fields, str):
             raise InvalidRequest("key_fields must be several names; None stands for all arguments")
         object.__setattr__(self, "key_fields", tuple(sorted(set(self.key_fields))))
 
