@@ -137,7 +137,7 @@ class Cache:
 
     def statistics(self) -> ToolCacheStatistics:
         local = self._local
-        evictions, size = (0, 0) if local is None else (local.evictions, len(local))
+        evictions, size = (0, 0) if local is None else (local.evictions, local.size)
         return ToolCacheStatistics(self.hits, self.misses, _rate(self.hits, self.misses), evictions, size)
 
     def results(self, tool_id: str) -> tuple[CachedResult, ...]:

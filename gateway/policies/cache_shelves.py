@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from cachetools import TTLCache
+from cachetools import Cache, TTLCache
 
 from gateway.errors import ToolUnavailable
 from gateway.payload import NotJsonError, decode
@@ -61,9 +61,12 @@ class _Entry:
 
 
 class _Entries(TTLCache[str, _Entry]):
-    """Counts what had to make room."""
+    """Counts what had to make room, and can be looked at without a use."""
 
     evictions = 0
+
+    def look(self) -> list[tuple[str, _Entry]]:
+        return [(key, Cache.__getitem__(self, key)) for key in self]
 
     def popitem(self) -> tuple[str, _Entry]:
         self.evictions += 1
@@ -86,7 +89,8 @@ class LocalShelf:
     def evictions(self) -> int:
         return self._entries.evictions
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         self._entries.expire()
         return len(self._entries)
 
@@ -108,7 +112,7 @@ class LocalShelf:
                 self._groups = {group: kept for group in self._groups if (kept := self._kept(group))}
 
     async def clear(self) -> int:
-        count = len(self)
+        count = self.size
         self._entries.clear()
         self._entries.evictions = 0
         self._groups.clear()
@@ -116,8 +120,7 @@ class LocalShelf:
 
     def results(self, tool_id: str) -> Iterator[CachedResult]:
         now = self._clock()
-        self._entries.expire()
-        for key, entry in list(self._entries.items()):
+        for key, entry in self._entries.look():
             yield CachedResult(tool_id, key, entry.accesses, now - entry.last_accessed, now - entry.stored)
 
     def _nearest(self, place: Place) -> str | None:

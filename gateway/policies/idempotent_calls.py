@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 from uuid import uuid4
@@ -92,85 +93,99 @@ class IdempotentCalls:
     async def apply(self, call: Call, proceed: Proceed) -> Encoded:
         if not call.key or not self._persists:
             return await proceed(call)
-        same = digest(self._owner_of(call), call.arguments)
-        claim = Record(done=False, same=same, owner=uuid4().hex).encode()
-        name, lease_seconds = self._prefix + call.key, call.tool.tool.timeout_seconds + LEASE_MARGIN_SECONDS
+        claim = self._claim_of(call)
         left = call.remaining_seconds()
         ends = time.monotonic() + (call.tool.tool.timeout_seconds if left is None else left)
         pause_seconds = FIRST_PAUSE_SECONDS
-        while (found := await self._claim(name, claim, lease_seconds)) is not None:
+        while (found := await self._take(claim)) is not None:
             record = Record.parse(found)
-            if record.same != same:
+            if record.same != claim.record.same:
                 raise IdempotencyConflict(call.tool.id)
             if record.done:
                 return await _replay(call, record)
             left = ends - time.monotonic()
             if not self._waits or left <= 0:
                 raise CallInProgress(call.tool.id)
-            await self._pause(name, min(left, pause_seconds), left)
+            await self._pause(claim.name, pause_seconds, left)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-        return await self._make(call, proceed, name, claim, lease_seconds)
+        return await self._make(call, proceed, claim)
 
-    async def _claim(self, name: str, claim: bytes, lease_seconds: float) -> bytes | None:
-        """None when the claim is ours, and what is there otherwise."""
+    def _claim_of(self, call: Call) -> "_Claim":
+        record = Record(done=False, same=digest(self._owner_of(call), call.arguments), owner=uuid4().hex)
+        lease_seconds = call.tool.tool.timeout_seconds + LEASE_MARGIN_SECONDS
+        return _Claim(self._prefix + call.key, record, record.encode(), lease_seconds)
+
+    async def _take(self, claim: "_Claim") -> bytes | None:
+        """None when the key is ours now, and what is there otherwise."""
         try:
-            return await self._store.set_if_absent(name, claim, lease_seconds)
+            return await self._store.set_if_absent(claim.name, claim.data, claim.lease_seconds)
         except asyncio.CancelledError:
-            await self._free(name, claim)  # it may have been set all the same
+            await self._free(claim)  # it may have been set all the same
             raise
 
     async def _pause(self, name: str, seconds: float, left: float) -> None:
+        """Wait for a call of this process until it ends, and for another's for a little while."""
         running = self._running.get(name)
         if running is None:
-            await self._sleep(seconds)
+            await self._sleep(min(seconds, left))
             return
         with anyio.move_on_after(left):
             await running.wait()
 
-    async def _make(self, call: Call, proceed: Proceed, name: str, claim: bytes, lease_seconds: float) -> Encoded:
-        self._running[name] = anyio.Event()
+    async def _make(self, call: Call, proceed: Proceed, claim: "_Claim") -> Encoded:
+        ended = self._running[claim.name] = anyio.Event()
         try:
             try:
-                async with _Renewal(lambda: self._renew(name, claim, lease_seconds), lease_seconds / 3):
+                async with _Renewal(partial(self._renew, claim), claim.lease_seconds / 3):
                     result, body = await _made(call, proceed)
             except BaseException:
-                await self._free(name, claim)
+                await self._free(claim)
                 raise
-            await self._keep(call, name, claim, body)
+            await self._keep(call, claim, body)
             return result
         finally:
-            self._running.pop(name).set()
+            if self._running.get(claim.name) is ended:  # not that of a call that took the key when our lease was over
+                del self._running[claim.name]
+            ended.set()
 
-    async def _renew(self, name: str, claim: bytes, lease_seconds: float) -> bool:
-        """Whether the claim is still ours, as far as is known."""
+    async def _renew(self, claim: "_Claim") -> bool:
+        """Whether the key is still ours, as far as is known."""
         try:
-            return await self._store.replace(name, claim, claim, lease_seconds)
+            return await self._store.replace(claim.name, claim.data, claim.data, claim.lease_seconds)
         except ToolUnavailable as error:
             _log.warning("a claim could not be renewed: %s", error)
             return True
 
-    async def _free(self, name: str, claim: bytes) -> None:
+    async def _free(self, claim: "_Claim") -> None:
         """Let the next one try. What cannot be freed ends with its lease."""
         with _shielded("a claim could not be freed"):
-            await self._store.delete(name, claim)
+            await self._store.delete(claim.name, claim.data)
 
-    async def _keep(self, call: Call, name: str, claim: bytes, body: bytes | None) -> None:
+    async def _keep(self, call: Call, claim: "_Claim", body: bytes | None) -> None:
         """The call was made, so its result is the caller's, whatever happens now. Only a replay may be lost."""
-        held = Record.parse(claim)
         for kept in (body, None):  # where there is no room for the result, there is for the fact
-            done = held._replace(done=True, body=kept).encode()
+            done = claim.record._replace(done=True, body=kept).encode()
             with _shielded("a result could not be kept"):
-                if await self._settle(name, claim, done):
+                if await self._settle(claim, done):
                     return
                 break
         call.usage.decisions.append("the result could not be kept: the same call may be made again")
         call.tell("result_not_kept")
 
-    async def _settle(self, name: str, claim: bytes, done: bytes) -> bool:
-        """Whether it is there now. After the end of the lease it is only if nobody else has claimed the key."""
-        if await self._store.replace(name, claim, done, self._ttl_seconds):
+    async def _settle(self, claim: "_Claim", done: bytes) -> bool:
+        """Whether it is there now. After the end of the lease it is only if nobody else has taken the key."""
+        if await self._store.replace(claim.name, claim.data, done, self._ttl_seconds):
             return True
-        return await self._store.set_if_absent(name, done, self._ttl_seconds) is None
+        return await self._store.set_if_absent(claim.name, done, self._ttl_seconds) is None
+
+
+class _Claim(NamedTuple):
+    """One attempt to have a key: what is written under it, and for how long."""
+
+    name: str
+    record: Record
+    data: bytes
+    lease_seconds: float
 
 
 class _Renewal:

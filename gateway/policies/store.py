@@ -119,7 +119,9 @@ class MemoryStore:
         self._queue: list[tuple[float, str]] = []
         self._bytes = 0
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many values and buckets there are."""
         self._drop_ended(self._clock())
         return len(self._entries)
 
