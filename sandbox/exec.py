@@ -94,9 +94,7 @@ class AsyncExec(Toolbox, Controls):
         registry = ToolRegistry()
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         self._journal = journal or MemoryJournal()
-        self._store = (
-            open_store(self._settings.store.get_secret_value()) if store is None or isinstance(store, str) else store
-        )
+        self._store = _store(store, self._settings.store.get_secret_value())
         self._runtime = Runtime(
             self._settings,
             search,

@@ -20,7 +20,6 @@ from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
 
-
 Answer = TypeVar("Answer")
 
 
