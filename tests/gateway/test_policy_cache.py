@@ -301,6 +301,15 @@ async def test_the_most_similar_is_taken_and_one_that_ended_never(library: Libra
     assert len(library.asked) == 3
 
 
+async def test_one_that_ended_does_not_hide_one_that_is_there(library: Library) -> None:
+    host = Host(library.tool(ResultCache(similar="query", similarity=0.7, ttl_seconds=10)))
+    await host.call("find", query="abcdefgh")
+    host.clock.now += 5
+    await host.call("find", query="abcdeXYZ")
+    host.clock.now += 6
+    assert await host.call("find", query="abcdefgX") == {"query": "abcdeXYZ", "time": 2}
+
+
 async def test_the_threshold_is_met_exactly(library: Library) -> None:
     host = Host(library.tool(ResultCache(similar="query", similarity=0.8)))
     await host.call("find", query="abcde")
