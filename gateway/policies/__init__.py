@@ -7,37 +7,52 @@ if TYPE_CHECKING:
     from gateway.policies.adaptive_breaker import AdaptiveBreaker
     from gateway.policies.base import Call, Policies, Policy, Proceed
     from gateway.policies.breaker import NoBreaker, StandardBreaker
+    from gateway.policies.cache import ResultCache
     from gateway.policies.concurrency import ConcurrencyLimit
+    from gateway.policies.idempotency import CustomIdempotency, FieldIdempotency, HashIdempotency, Idempotency
+    from gateway.policies.rate_limit import TokenBucket
     from gateway.policies.retry import CustomRetry, ExponentialRetry, FixedRetry, NoRetry
 
 __all__ = [
     "AdaptiveBreaker",
     "Call",
     "ConcurrencyLimit",
+    "CustomIdempotency",
     "CustomRetry",
     "ExponentialRetry",
+    "FieldIdempotency",
     "FixedRetry",
+    "HashIdempotency",
+    "Idempotency",
     "NoBreaker",
     "NoRetry",
     "Policies",
     "Policy",
     "Proceed",
+    "ResultCache",
     "StandardBreaker",
+    "TokenBucket",
 ]
 
 _HOMES = {
     "AdaptiveBreaker": "adaptive_breaker",
     "Call": "base",
     "ConcurrencyLimit": "concurrency",
+    "CustomIdempotency": "idempotency",
     "CustomRetry": "retry",
     "ExponentialRetry": "retry",
+    "FieldIdempotency": "idempotency",
     "FixedRetry": "retry",
+    "HashIdempotency": "idempotency",
+    "Idempotency": "idempotency",
     "NoBreaker": "breaker",
     "NoRetry": "retry",
     "Policies": "base",
     "Policy": "base",
     "Proceed": "base",
+    "ResultCache": "cache",
     "StandardBreaker": "breaker",
+    "TokenBucket": "rate_limit",
 }
 
 
