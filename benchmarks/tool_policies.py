@@ -17,7 +17,7 @@ CALLER = Caller(tenant_id="acme", user_id="ada", session_id="s1")
 POLICIES = Policies(
     rate_limit=TokenBucket(calls=1e9, per_seconds=1),
     cache=ResultCache(),
-    idempotency=Idempotency(ttl_seconds=1),
+    idempotency=Idempotency(),
 )
 
 

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from gateway.policies.concurrency import ConcurrencyLimit
     from gateway.policies.idempotency import CustomIdempotency, FieldIdempotency, HashIdempotency, Idempotency
     from gateway.policies.rate_limit import TokenBucket
+    from gateway.policies.redis_store import RedisStore
     from gateway.policies.retry import CustomRetry, ExponentialRetry, FixedRetry, NoRetry
+    from gateway.policies.sql_store import SqlStore
+    from gateway.policies.store import MemoryStore, Store
 
 __all__ = [
     "AdaptiveBreaker",
@@ -24,13 +27,17 @@ __all__ = [
     "FixedRetry",
     "HashIdempotency",
     "Idempotency",
+    "MemoryStore",
     "NoBreaker",
     "NoRetry",
     "Policies",
     "Policy",
     "Proceed",
+    "RedisStore",
     "ResultCache",
+    "SqlStore",
     "StandardBreaker",
+    "Store",
     "TokenBucket",
 ]
 
@@ -45,13 +52,17 @@ _HOMES = {
     "FixedRetry": "retry",
     "HashIdempotency": "idempotency",
     "Idempotency": "idempotency",
+    "MemoryStore": "store",
     "NoBreaker": "breaker",
     "NoRetry": "retry",
     "Policies": "base",
     "Policy": "base",
     "Proceed": "base",
+    "RedisStore": "redis_store",
     "ResultCache": "cache",
+    "SqlStore": "sql_store",
     "StandardBreaker": "breaker",
+    "Store": "store",
     "TokenBucket": "rate_limit",
 }
 

@@ -6,15 +6,13 @@ nothing ──claim──▶ running ──result──▶ done ──ttl──�
 
 import asyncio
 import dataclasses
-import json
 import logging
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
-from uuid import uuid4
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import anyio
 
@@ -35,6 +33,8 @@ FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.25
 """Between two looks at a call that another process makes."""
 
+_T = TypeVar("_T")
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,19 +50,18 @@ class Record(NamedTuple):
     body: bytes | None = None
 
     def encode(self) -> bytes:
-        head = {"done": self.done, "same": self.same, "owner": self.owner, "kept": self.body is not None}
-        return json.dumps(head).encode() + b"\n" + (self.body or b"")
+        state = "done" if self.done else "running"
+        head = f"1 {state} {self.same} {self.owner} {'gone' if self.body is None else 'kept'}\n"
+        return head.encode() + (self.body or b"")
 
     @classmethod
     def parse(cls, data: bytes) -> "Record":
         """Raises ToolUnavailable: a record that cannot be read may be of a call that was made."""
         head, _, body = data.partition(b"\n")
-        try:
-            match json.loads(head):
-                case {"done": bool(done), "same": str(same), "owner": str(owner), "kept": bool(kept)}:
-                    return cls(done, same, owner, body if kept else None)
-        except ValueError:
-            pass
+        match head.split(b" "):
+            case [b"1", (b"done" | b"running") as state, same, owner, (b"kept" | b"gone") as kept]:
+                names = (same.decode(errors="replace"), owner.decode(errors="replace"))
+                return cls(state == b"done", *names, body if kept == b"kept" else None)
         raise ToolUnavailable(WHAT, "it holds a record that cannot be read")
 
 
@@ -111,7 +110,7 @@ class IdempotentCalls:
         return await self._make(call, proceed, claim)
 
     def _claim_of(self, call: Call) -> "_Claim":
-        record = Record(done=False, same=digest(self._owner_of(call), call.arguments), owner=uuid4().hex)
+        record = Record(done=False, same=digest(self._owner_of(call), call.arguments), owner=secrets.token_hex(16))
         lease_seconds = call.tool.tool.timeout_seconds + LEASE_MARGIN_SECONDS
         return _Claim(self._prefix + call.key, record, record.encode(), lease_seconds)
 
@@ -158,17 +157,21 @@ class IdempotentCalls:
 
     async def _free(self, claim: "_Claim") -> None:
         """Let the next one try. What cannot be freed ends with its lease."""
-        with _shielded("a claim could not be freed"):
-            await self._store.delete(claim.name, claim.data)
+        try:
+            await _surely(lambda: self._store.delete(claim.name, claim.data))
+        except ToolUnavailable as error:
+            _log.warning("a claim could not be freed: %s", error)
 
     async def _keep(self, call: Call, claim: "_Claim", body: bytes | None) -> None:
         """The call was made, so its result is the caller's, whatever happens now. Only a replay may be lost."""
         for kept in (body, None):  # where there is no room for the result, there is for the fact
             done = claim.record._replace(done=True, body=kept).encode()
-            with _shielded("a result could not be kept"):
-                if await self._settle(claim, done):
+            try:
+                if await _surely(partial(self._settle, claim, done)):
                     return
                 break
+            except ToolUnavailable as error:
+                _log.warning("a result could not be kept: %s", error)
         call.usage.decisions.append("the result could not be kept: the same call may be made again")
         call.tell("result_not_kept")
 
@@ -176,7 +179,7 @@ class IdempotentCalls:
         """Whether it is there now. After the end of the lease it is only if nobody else has taken the key."""
         if await self._store.replace(claim.name, claim.data, done, self._ttl_seconds):
             return True
-        return await self._store.set_if_absent(claim.name, done, self._ttl_seconds) is None
+        return await self._store.set_if_absent(claim.name, done, self._ttl_seconds) in (None, done)
 
 
 class _Claim(NamedTuple):
@@ -269,11 +272,11 @@ async def _replay(call: Call, record: Record) -> Encoded:
     return Encoded(None, b"null")
 
 
-@contextmanager
-def _shielded(failure: str) -> Iterator[None]:
-    """Cancellation waits for this, but not for ever, and a store that does not answer stops nothing."""
-    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 2 * OPERATION_SECONDS):
-        try:
-            yield
-        except ToolUnavailable as error:
-            _log.warning("%s: %s", failure, error)
+async def _surely(step: Callable[[], Awaitable[_T]]) -> _T:
+    """What the step gives. When it is cancelled it is made once more, which takes a while at most."""
+    try:
+        return await step()
+    except asyncio.CancelledError:
+        with anyio.move_on_after(2 * OPERATION_SECONDS, shield=True):
+            await step()
+        raise

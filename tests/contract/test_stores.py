@@ -1,6 +1,7 @@
 """One contract for all stores: what is kept, for how long, who may change it, and how buckets fill."""
 
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import anyio
 import pytest
 
 from gateway.errors import InvalidRequest, ToolUnavailable
+from gateway.policies import sql_store
 from gateway.policies.redis_store import RedisStore
 from gateway.policies.sql_store import SqlStore
 from gateway.policies.store import MemoryStore, Store, open_store
@@ -169,6 +171,23 @@ async def test_a_closed_store_opens_again(store: Store, key: str) -> None:
     await store.aclose()
     assert await store.get(key) in (b"x", None)  # what is in memory is gone
     await store.delete(key)
+
+
+async def test_rows_that_ended_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_store, "SWEEP_SECONDS", 0.0)
+    store = SqlStore(f"sqlite:///{tmp_path}/store.db")
+    await store.set("short", b"x", 0.01)
+    await store.set("long", b"x", 60)
+    await store.take("full", 0, 1, 1)
+    await store.take("fills", 1, 1, 100)
+    await store.take("empty", 1, 1, 0.01)
+    await anyio.sleep(0.05)
+    await store.get("long")
+    await store.aclose()
+    with sqlite3.connect(tmp_path / "store.db") as file:
+        kept = {key for (key,) in file.execute("SELECT key FROM toolexec_store")}
+    file.close()
+    assert kept == {"long", "empty"}
 
 
 @pytest.fixture(params=[Redis, Postgres])
