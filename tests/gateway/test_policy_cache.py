@@ -342,6 +342,14 @@ async def test_a_tool_that_may_write_has_no_cache(library: Library, read_only: b
     assert library.asked == []
 
 
+async def test_a_policy_that_does_not_fit_is_refused_when_its_tool_is_registered(library: Library) -> None:
+    async with AsyncExec() as exec:
+        with pytest.raises(InvalidRequest, match="read_only=True"):
+            exec.register(library.tool(None), library.tool(ResultCache(), name="save", read_only=None))
+        assert exec.registry.tools() == ()
+        exec.register(library.tool(ResultCache()))
+
+
 async def test_as_the_default_it_leaves_tools_alone_that_may_write(library: Library) -> None:
     writes = library.tool(None, name="save", read_only=None)
     host = Host(library.tool(None), writes, defaults=Policies(cache=ResultCache()))
