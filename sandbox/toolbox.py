@@ -83,7 +83,7 @@ class Toolbox:
         return function
 
     def register(self, *tools: Tool) -> None:
-        """Add tools, all or none. Raise InvalidToolId or InvalidRequest, also for policies that do not fit their tool."""
+        """Add tools, all or none. Raise InvalidToolId, InvalidRequest: also for policies that do not fit their tool."""
         self.registry.register_all(tools)
         try:
             for tool in tools:

@@ -40,14 +40,14 @@ class Host:
         self.clock = Clock()
         self.store = store or MemoryStore(clock=self.clock)
         self.registry = ToolRegistry(tools)
+        self.search = ToolSearch(self.registry)
         self.journal = MemoryJournal()
         services = Services(clock=self.clock, store=self.store)
         self.pipeline = Pipeline(Runner(self.registry), services, defaults=defaults)
 
     def gateway(self, caller: Caller = ANYBODY, **grant: Any) -> DirectGateway:
         rights = Grant(execution_id="e", caller=caller, **grant)
-        search = ToolSearch(self.registry)
-        return DirectGateway(rights, self.pipeline, self.registry, search, self.journal)
+        return DirectGateway(rights, self.pipeline, self.registry, self.search, self.journal)
 
     async def call(self, tool_id: str, *, caller: Caller = ANYBODY, **arguments: JsonValue) -> JsonValue:
         return await self.gateway(caller).run_tool(tool_id, arguments)
