@@ -108,6 +108,16 @@ class AsyncExec(Toolbox, Controls):
         self._opening = anyio.Lock()
         self._sources: Sources | None = None
 
+    @property
+    def default_profile(self) -> str:
+        """What executions ask for unless they say otherwise."""
+        return self._settings.profile
+
+    @property
+    def default_limits(self) -> Limits:
+        """What executions are held to where they ask for nothing else."""
+        return self._settings.default_limits
+
     async def execute_code(
         self,
         code: str,

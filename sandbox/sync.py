@@ -72,6 +72,14 @@ class Exec:
     def registry(self) -> ToolRegistry:
         return self._exec.registry
 
+    @property
+    def default_profile(self) -> str:
+        return self._exec.default_profile
+
+    @property
+    def default_limits(self) -> Limits:
+        return self._exec.default_limits
+
     @overload
     def tool(self, function: Function, /) -> Function: ...
 

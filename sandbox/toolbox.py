@@ -237,9 +237,17 @@ class Toolbox:
 
     def _gateway(self, caller: Caller) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
+        return self._with_rights(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+
+    def _with_rights(self, grant: Grant) -> Gateway:
         if self._closed:
             raise Closed("Exec")
-        return self._open_gateway(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+        return self._open_gateway(grant)
+
+
+def open_gateway(toolbox: Toolbox, grant: Grant) -> Gateway:
+    """The tools with the rights of `grant`: for a server that stands between them and its clients. Raises Closed."""
+    return toolbox._with_rights(grant)
 
 
 def _grant(allowed_tools: Iterable[str] | None, caller: Caller) -> Grant:

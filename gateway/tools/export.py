@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -36,12 +37,27 @@ def export(tools: Iterable[RegisteredTool], form: ExportFormat) -> Exported:
     shape = _SHAPES.get(form)
     if shape is None:
         raise InvalidRequest(f"unknown format {form!r}; use {', '.join(_SHAPES)}")
-    named: dict[str, RegisteredTool] = {}
-    for tool in tools:
-        named[_name(tool.address, named)] = tool
+    named = exported_names(tools)
     return Exported(
         tuple(shape(name, tool.tool) for name, tool in named.items()), {name: tool.id for name, tool in named.items()}
     )
+
+
+def exported_names(tools: Iterable[RegisteredTool], taken: Collection[str] = ()) -> dict[str, RegisteredTool]:
+    """Each of these tools by a name that every format allows, and that is none of `taken`.
+
+    Of tools that would have the same name all get a hash: a name never comes to stand for another tool.
+    """
+    tools = tuple(tools)
+    wanted = Counter(_plain(tool.address) for tool in tools)
+    wanted.update(taken)
+    named: dict[str, RegisteredTool] = {}
+    for tool in tools:
+        name = _plain(tool.address)
+        if wanted[name] > 1 or len(name) > _MAX_NAME:
+            name = _hashed(name, tool.address, lambda hashed: hashed in wanted or hashed in named)
+        named[name] = tool
+    return named
 
 
 def mcp_tool(spec: ToolSpec, name: str | None = None) -> dict[str, JsonValue]:
@@ -87,10 +103,13 @@ def _input(spec: ToolSpec) -> dict[str, Any]:
     return {"type": "object", **spec.input_schema}
 
 
-def _name(address: str, taken: Container[str]) -> str:
-    plain = name = _OTHERS.sub("_", address.replace(":", "__"))
-    mark = address
-    while len(name) > _MAX_NAME or name in taken:
+def _plain(address: str) -> str:
+    return _OTHERS.sub("_", address.replace(":", "__"))
+
+
+def _hashed(plain: str, address: str, is_taken: Callable[[str], bool]) -> str:
+    name, mark = "", address
+    while not name or is_taken(name):
         mark = hashlib.sha256(mark.encode()).hexdigest()
         name = f"{plain[: _MAX_NAME - _HASH_DIGITS - 1]}_{mark[:_HASH_DIGITS]}"
     return name
