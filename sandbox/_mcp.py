@@ -73,7 +73,7 @@ def mcp(
                 max_calls=max_calls,
             )
             if not http:
-                await server.serve_stdio()
+                await _until_terminated(server.serve_stdio)
                 return
             token = read_token(token_file)
             await _until_terminated(lambda: server.serve_http(host=host, port=port, token=token, started=_say))

@@ -50,7 +50,7 @@ def exported_names(tools: Iterable[RegisteredTool], taken: Collection[str] = ())
     """
     tools = tuple(tools)
     wanted = Counter(_plain(tool.address) for tool in tools)
-    wanted.update(taken)
+    wanted.update(iter(taken))  # the names, also of a mapping
     named: dict[str, RegisteredTool] = {}
     for tool in tools:
         name = _plain(tool.address)

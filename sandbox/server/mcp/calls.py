@@ -1,6 +1,5 @@
 """What becomes of a client's calls."""
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -10,7 +9,7 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult
+from mcp_types import INVALID_PARAMS, CallToolResult
 
 from gateway.base import MAX_RESULT_BYTES, Gateway, JsonValue, ToolEvent
 from gateway.errors import InvalidInput, PayloadTooLarge, SandboxError, ToolUnavailable
@@ -28,8 +27,6 @@ from sandbox.toolbox import open_gateway
 
 Arguments: TypeAlias = Mapping[str, JsonValue]
 Handler: TypeAlias = Callable[[Arguments, Reports], Awaitable[CallToolResult]]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +50,13 @@ class Calls:
         self._under_way = 0
 
     async def answer(self, name: str, arguments: Arguments, reports: Reports) -> CallToolResult:
-        """The result, or an error as one. Raises MCPError for a name that is not listed, and when this host failed."""
+        """The result, or an error as one. Raises MCPError for a name that is not listed."""
         handler = self._handler(name)
         try:
             with self._place():
                 return await handler(arguments, reports)
         except SandboxError as error:
             return failed(error)
-        except Exception as exc:
-            _log.exception("a call of %s failed on this side", name)
-            raise MCPError(INTERNAL_ERROR, "the server failed; its log has the reason") from exc
 
     def _handler(self, name: str) -> Handler:
         if name == EXECUTE_CODE and self._rights.code is not None:

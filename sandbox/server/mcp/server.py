@@ -1,15 +1,25 @@
 """`McpServer`: which tools a client sees, what it may do, and over what it is served."""
 
+import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from mcp.server import InitializationOptions, NotificationOptions, Server, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
+from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from gateway.base import JsonValue
@@ -27,6 +37,9 @@ from sandbox.server.mcp.code import CodeRights, execute_code_tool
 from sandbox.server.mcp.listing import Listing
 from sandbox.server.mcp.metatools import METATOOLS
 from sandbox.server.mcp.progress import Reports
+from sandbox.server.mcp.stdio import wires
+
+_log = logging.getLogger(__name__)
 
 Expose: TypeAlias = Literal["tools", "metatools", "both"]
 
@@ -89,8 +102,10 @@ class McpServer:
     async def serve_stdio(self) -> None:
         """Serve one client over standard input and output, until it closes them. What is printed goes to stderr."""
         server = self._server()
-        async with stdio_server() as (incoming, outgoing):
-            await server.run(incoming, outgoing, server.create_initialization_options())
+        with wires() as (stdin, stdout):
+            # They do what is needed of the files that the types name.
+            async with stdio_server(cast(Any, stdin), cast(Any, stdout)) as (incoming, outgoing):
+                await server.run(incoming, outgoing, server.create_initialization_options())
 
     async def serve_http(
         self,
@@ -139,6 +154,7 @@ class McpServer:
             on_call_tool=self._call,
             on_subscriptions_listen=None if changes is None else changes.listen,
         )
+        server.middleware.append(_guard)
         if changes is not None:
             server.middleware.append(changes.remember)
         return server
@@ -168,6 +184,17 @@ class _Server(Server[None]):
         follows = self.get_request_handler("subscriptions/listen") is not None
         told = notification_options or NotificationOptions(tools_changed=follows)
         return super().create_initialization_options(told, experimental_capabilities, extensions)
+
+
+async def _guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """What fails on this side is for the log: the SDK would send the words of any exception to the client."""
+    try:
+        return await call_next(ctx)
+    except (MCPError, ValidationError):
+        raise
+    except Exception as exc:
+        _log.exception("%s failed on this side", ctx.method)
+        raise MCPError(INTERNAL_ERROR, "the server failed; its log has the reason") from exc
 
 
 @asynccontextmanager
