@@ -1,5 +1,6 @@
 """`toolexec mcp`: the tools, and sandboxes for code that calls them, as an MCP server."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -93,17 +94,13 @@ def read_token(file: Path | None) -> str | None:
 
 async def _until_terminated(serve: Callable[[], Awaitable[None]]) -> None:
     """A service is stopped with SIGTERM: what it has open is closed then."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_await_term, tasks.cancel_scope)
-        await serve()
-        tasks.cancel_scope.cancel()
-
-
-async def _await_term(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        loop.add_signal_handler(signal.SIGTERM, scope.cancel)
+        try:
+            await serve()
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _say(url: str) -> None:

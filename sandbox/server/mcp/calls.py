@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+import anyio
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult
 
@@ -47,16 +48,28 @@ class Calls:
         self._exec = exec
         self._listing = listing
         self._rights = rights
-        self._under_way = 0
+        self._under_way: set[anyio.CancelScope] = set()
+        self._left = anyio.Event()
+        self._is_stopping = False
 
     async def answer(self, name: str, arguments: Arguments, reports: Reports) -> CallToolResult:
         """The result, or an error as one. Raises MCPError for a name that is not listed."""
         handler = self._handler(name)
         try:
-            with self._place():
+            with anyio.CancelScope() as scope, self._place(scope):
                 return await handler(arguments, reports)
+            raise self._stopping()
         except SandboxError as error:
             return failed(error)
+
+    async def stop(self) -> bool:
+        """End what is under way, and take nothing any more; then say whether there was anything. Idempotent."""
+        self._is_stopping, was_busy = True, bool(self._under_way)
+        for scope in self._under_way:
+            scope.cancel()
+        while self._under_way:
+            await self._left.wait()
+        return was_busy
 
     def _handler(self, name: str) -> Handler:
         if name == EXECUTE_CODE and self._rights.code is not None:
@@ -69,15 +82,22 @@ class Calls:
         return partial(self._call, tool.id)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def _place(self, scope: anyio.CancelScope) -> Iterator[None]:
         most = self._rights.max_calls
-        if self._under_way >= most:
+        if self._is_stopping:
+            raise self._stopping()
+        if len(self._under_way) >= most:
             raise ToolUnavailable("this server", f"{most} calls are under way, which is the most it takes")
-        self._under_way += 1
+        self._under_way.add(scope)
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._under_way.remove(scope)
+            self._left.set()
+            self._left = anyio.Event()
+
+    def _stopping(self) -> ToolUnavailable:
+        return ToolUnavailable("this server", "it is being stopped")
 
     def _gateway(self) -> Gateway:
         deadline = time.monotonic() + self._rights.call_seconds

@@ -7,13 +7,14 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import anyio
 import uvicorn
 from mcp.server import Server
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,6 +29,7 @@ MIN_TOKEN = 16
 CLOSE_SECONDS = 2.0
 """How long open streams may take to end."""
 
+_SEND_SECONDS = 0.1  # for the last answers to be sent
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # as RFC 6750 has it
 _ENVELOPE_BYTES = 64 << 10  # of a request around a call's arguments
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
@@ -59,8 +61,8 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def make_app(server: Server[Any], token: str | None, hosts: tuple[str, ...] = ()) -> ASGIApp:
-    """An ASGI app that serves `server` at `/mcp`.
+def make_app(server: Server[Any], token: str | None, hosts: tuple[str, ...] = ()) -> Starlette:
+    """An app that serves `server` at `/mcp`.
 
     Without a token only requests for this machine, or one of `hosts`, are answered: a page in a browser here could send
     others.
@@ -76,7 +78,9 @@ def make_app(server: Server[Any], token: str | None, hosts: tuple[str, ...] = ()
         max_request_body_size=MAX_OPERATION_BYTES + _ENVELOPE_BYTES,
         transport_security=security,
     )
-    return app if token is None else _RequireToken(app, token)
+    app.state.is_closing = False
+    app.add_middleware(_Door, token=token)
+    return app
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -94,26 +98,42 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}{PATH}" if ":" in host else f"http://{host}:{port}{PATH}"
 
 
-async def serve(app: ASGIApp, listener: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until cancelled; then end every stream and close the socket."""
+async def serve(
+    app: Starlette, listener: socket.socket, started: Callable[[], None], stop: Callable[[], Awaitable[bool]]
+) -> None:
+    """Serve until cancelled; then `stop` what is under way, end every stream, and close the socket."""
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         ws="none",
-        lifespan="on",
+        lifespan="off",  # see below
         server_header=False,
         timeout_graceful_shutdown=int(CLOSE_SECONDS),
     )
-    server = _Uvicorn(config)
+    # In a task of its own: whoever cancels us cancels no session before it was told.
+    living = asyncio.create_task(_live(app, _Uvicorn(config), listener, started))
+    try:
+        await asyncio.shield(living)
+    finally:
+        app.state.is_closing = True
+        with anyio.move_on_after(CLOSE_SECONDS * 4, shield=True):
+            if await stop():
+                await anyio.sleep(_SEND_SECONDS)
+            living.cancel()
+            await asyncio.wait([living])
+
+
+async def _live(app: Starlette, server: "_Uvicorn", listener: socket.socket, started: Callable[[], None]) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        started()  # the socket listens: who connects now is answered as soon as the server is up
-        await asyncio.shield(serving)
+        # The app's own life ends first: uvicorn would wait for streams that only this ends.
+        async with app.router.lifespan_context(app):
+            started()  # the socket listens: who connects now is answered as soon as the server is up
+            await asyncio.shield(serving)
     finally:
         server.should_exit = True
-        with anyio.move_on_after(CLOSE_SECONDS * 2, shield=True):
-            await asyncio.wait([serving])
+        await asyncio.wait([serving], timeout=CLOSE_SECONDS * 2)
         serving.cancel()
         listener.close()
 
@@ -126,27 +146,31 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _RequireToken:
-    """Answers 401 to every request without the token, before anything of it is read."""
+class _Door:
+    """Answers 401 to every request without the token, before anything of it is read, and 503 while we close."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
-        self._wanted = _digest(token.encode())
+        self._wanted = None if token is None else _digest(token.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._admits(scope):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
-        refusal = {"error": "invalid_token", "error_description": "a bearer token is needed"}
-        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        await JSONResponse(refusal, status_code=401, headers=headers)(scope, receive, send)
+        elif self._wanted is not None and not self._admits(scope, self._wanted):
+            refusal = {"error": "invalid_token", "error_description": "a bearer token is needed"}
+            headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            await JSONResponse(refusal, status_code=401, headers=headers)(scope, receive, send)
+        elif scope["app"].state.is_closing:
+            await JSONResponse({"error": "closing"}, status_code=503)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
+    def _admits(self, scope: Scope, wanted: bytes) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) != 1:
             return False
         scheme, _, token = given[0].partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(token), self._wanted)
+        return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(token), wanted)
 
 
 def _digest(token: bytes) -> bytes:

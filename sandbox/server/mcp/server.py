@@ -3,10 +3,11 @@
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any, Literal, TypeAlias, cast, get_args
 
+import anyio
 from mcp.server import InitializationOptions, NotificationOptions, Server, ServerRequestContext
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.stdio import stdio_server
@@ -20,6 +21,7 @@ from mcp_types import (
     PaginatedRequestParams,
 )
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from gateway.base import JsonValue
@@ -96,12 +98,11 @@ class McpServer:
         )
         self._exec = exec
         self._listing = Listing(exec.registry, grant, self._own(), exposes_tools=expose != "metatools")
-        self._calls = Calls(exec, self._listing, self._rights)
         self._follows_changes = expose != "metatools"
 
     async def serve_stdio(self) -> None:
         """Serve one client over standard input and output, until it closes them. What is printed goes to stderr."""
-        server = self._server()
+        server = self._server(self._calls())
         with wires() as (stdin, stdout):
             # They do what is needed of the files that the types name.
             async with stdio_server(cast(Any, stdin), cast(Any, stdout)) as (incoming, outgoing):
@@ -121,37 +122,45 @@ class McpServer:
         free. Raises InvalidRequest.
         """
         http.check_reach(host, token)
-        app = self._app(token, host)
+        calls = self._calls()
+        app = self._app(calls, token, host)
         listener = http.bind(host, port)
-        await http.serve(app, listener, lambda: started(http.url_of(listener)))
+        await http.serve(app, listener, lambda: started(http.url_of(listener)), calls.stop)
 
     def http_app(self, *, token: str | None) -> ASGIApp:
         """An ASGI app to be served by whoever likes, at `/mcp`. Its lifespan must be run, and it can be run once.
 
         With `token` None it answers whoever names this machine in `Host`: put it behind what decides who may call.
         """
-        return self._app(token)
+        return self._app(self._calls(), token)
 
-    def _app(self, token: str | None, *hosts: str) -> ASGIApp:
+    def _app(self, calls: Calls, token: str | None, *hosts: str) -> Starlette:
         if token is not None:
             http.check_token(token)
-        return http.make_app(self._server(), token, hosts)
+        return http.make_app(self._server(calls), token, hosts)
 
     def _own(self) -> list[dict[str, JsonValue]]:
         own = [metatool.as_mcp() for metatool in self._rights.metatools.values()]
         return own if self._rights.code is None else [*own, execute_code_tool(self._rights.code)]
 
-    def _server(self) -> "_Server":
+    def _calls(self) -> Calls:
+        return Calls(self._exec, self._listing, self._rights)
+
+    def _server(self, calls: Calls) -> "_Server":
         changes = ListChanges(self._exec.registry) if self._follows_changes else None
         code = "" if self._rights.code is None else _CODE
+
+        async def answer(context: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:
+            return await calls.answer(params.name, params.arguments or {}, Reports(context))
+
         server = _Server(
             "toolexec",
             version=version("toolexec"),
             instructions=_INSTRUCTIONS.format(code=code) if self._rights.metatools else None,
-            lifespan=lambda _server: _life(changes),
+            lifespan=lambda _server: _life(calls, changes),
             get_tool_input_schema=self._listing.input_schema,
             on_list_tools=self._list,
-            on_call_tool=self._call,
+            on_call_tool=answer,
             on_subscriptions_listen=None if changes is None else changes.listen,
         )
         server.middleware.append(_guard)
@@ -167,9 +176,6 @@ class McpServer:
         except InvalidCursor as error:
             raise MCPError(INVALID_PARAMS, error.message, {"code": error.code}) from error
         return ListToolsResult.model_validate({"tools": tools, "nextCursor": cursor})
-
-    async def _call(self, context: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:
-        return await self._calls.answer(params.name, params.arguments or {}, Reports(context))
 
 
 class _Server(Server[None]):
@@ -198,12 +204,14 @@ async def _guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Ha
 
 
 @asynccontextmanager
-async def _life(changes: ListChanges | None) -> AsyncIterator[None]:
-    if changes is None:
-        yield
-        return
-    async with changes.followed():
-        yield
+async def _life(calls: Calls, changes: ListChanges | None) -> AsyncIterator[None]:
+    """For as long as clients are served."""
+    async with nullcontext() if changes is None else changes.followed():
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await calls.stop()
 
 
 def _check(expose: str, call_seconds: float, max_calls: int) -> None:
