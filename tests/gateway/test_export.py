@@ -105,3 +105,13 @@ def test_every_name_is_legal_and_leads_back(parts: list[tuple[str, str, str | No
     assert sorted(exported.ids.values()) == sorted(map(str, ids))
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in exported.ids)
     assert [found["function"]["name"] for found in exported.tools] == list(exported.ids)
+
+
+def test_a_name_never_comes_to_stand_for_another_tool() -> None:
+    tools = ToolRegistry([tool("a:b__c")])
+    before = export(tools.tools(), "mcp").ids
+    tools.register(tool("a__b:c"))
+    after = export(tools.tools(), "mcp").ids
+    assert before == {"a__b__c": "a:b__c"}
+    assert sorted(after.values()) == ["a:b__c", "a__b:c"]
+    assert "a__b__c" not in after
