@@ -19,7 +19,9 @@ from gateway.policies.base import Services
 from gateway.policies.store import Store, open_store
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
+from gateway.tools.resolvers import ToolResolver
 from gateway.tools.search import ToolSearch
+from gateway.tools.versions import VersionSelector
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
@@ -55,6 +57,8 @@ class AsyncExec(Toolbox, Controls):
                         they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
+    resolvers           functions that know tools which are not registered, by id (default none); gateway/tools/resolvers.py
+    selector            chooses which version of a tool answers to its id without version (default the newest)
     backends            backend classes by kind (default the installed ones)
     backend_options     options of single backends by kind, such as `{"docker": {"image": "…"}}`
 
@@ -75,6 +79,8 @@ class AsyncExec(Toolbox, Controls):
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
+        resolvers: Iterable[ToolResolver] = (),
+        selector: VersionSelector | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
         backend_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -91,7 +97,7 @@ class AsyncExec(Toolbox, Controls):
             backend_options=backend_options,
             store=store if isinstance(store, str) else None,
         )
-        registry = ToolRegistry()
+        registry = ToolRegistry(resolvers=resolvers, selector=selector)
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         self._journal = journal or MemoryJournal()
         self._store = _store(store, self._settings.store.get_secret_value())

@@ -13,6 +13,7 @@ from gateway.errors import Closed
 from gateway.providers.function import ToolOptions
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
+from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -211,7 +211,8 @@ class Toolbox:
 
     async def check_tool(self, tool_id: str) -> None:
         """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
-        await self.registry.resolve(tool_id).tool.provider.health()
+        found = await self.registry.lookup(tool_id) or self.registry.resolve(tool_id)
+        await found.tool.provider.health()
 
     async def circuits(self, tenant_id: str | None = None) -> dict[str, CircuitState]:
         """By tool id, the state of each tool that has a circuit breaker: `closed`, `open` or `half_open`.

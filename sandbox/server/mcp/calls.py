@@ -124,7 +124,7 @@ class Calls:
             while True:
                 for event in await streams.read(number):
                     if event.kind == "done":
-                        return parts.taken if self._streams(arguments) else event.data
+                        return parts.taken if parts.taken or self._streams(arguments) else event.data
                     await parts.take(event, reports)
 
     def _streams(self, arguments: Arguments) -> bool:
