@@ -57,7 +57,7 @@ class AsyncExec(Toolbox, Controls):
                         they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
-    resolvers           functions that know tools which are not registered, by id (default none); gateway/tools/resolvers.py
+    resolvers           know tools that are not registered, by id (default none); see gateway/tools/resolvers.py
     selector            chooses which version of a tool answers to its id without version (default the newest)
     backends            backend classes by kind (default the installed ones)
     backend_options     options of single backends by kind, such as `{"docker": {"image": "…"}}`
