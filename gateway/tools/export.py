@@ -69,6 +69,8 @@ def mcp_tool(spec: ToolSpec, name: str | None = None) -> dict[str, JsonValue]:
         "openWorldHint": spec.open_world,
     }
     more: dict[str, JsonValue] = {"toolexec/id": str(spec.id), "toolexec/tags": list(spec.tags)}
+    if spec.id.version and not spec.id.namespace:
+        more["toolexec/version"] = spec.id.version
     output = spec.output_schema or {}
     if output.get("type") != "object":
         more |= {"toolexec/outputSchema": output} if output else {}

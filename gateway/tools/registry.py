@@ -248,7 +248,10 @@ class ToolRegistry:
     def _check_free(self, tool_ids: Iterable[str]) -> None:
         for tool_id in tool_ids:
             if tool_id in self._by_id:
-                raise InvalidRequest(f"tool {tool_id!r} is registered already; unregister it first, or rename one")
+                side_by_side = "" if ":" in tool_id else "; versions side by side need a namespace"
+                raise InvalidRequest(
+                    f"tool {tool_id!r} is registered already; unregister it first, or rename one{side_by_side}"
+                )
 
     def _check_namespaces(self, added: Mapping[str, RegisteredTool], removed: Collection[str]) -> None:
         """In the guest `tools.x` is either a tool or a namespace."""
