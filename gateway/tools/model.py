@@ -40,8 +40,8 @@ _VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?")
 class ToolId:
     """`name`, `namespace:name` or `namespace:name:version`. Raises InvalidToolId.
 
-    Each part is 1 to 128 characters of A-Z a-z 0-9 _ . and -. A version without a namespace is kept, and is no part of the
-    id as it is written, where it would be taken for a name: such a tool has one version at a time.
+    Each part is 1 to 128 characters of A-Z a-z 0-9 _ . and -. A version without a namespace is kept, but is no part of
+    the written id, where it would be taken for a name: such a tool has one version at a time.
     """
 
     name: str

@@ -51,7 +51,8 @@ TOOL_SCHEMA: Mapping[str, Any] = {
     "additionalProperties": False,
 }
 """The JSON Schema of a written tool. `id` is name, namespace:name or namespace:name:version, and `version` may stand by
-itself: it has to where there is no namespace. The arguments are described by `parameters` (as in gateway/tools/parameters.py) or by `input_schema`, and `policies` are configs by slot
+itself: it has to where there is no namespace. The arguments are described by `parameters` (as in
+gateway/tools/parameters.py) or by `input_schema`, and `policies` are configs by slot
 (as in gateway/policies/kinds.py)."""
 
 _VALIDATOR = SchemaValidator(TOOL_SCHEMA)
