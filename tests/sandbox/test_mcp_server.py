@@ -104,6 +104,7 @@ async def ours(host: Host) -> AsyncIterator[AsyncExec]:
     def spell(text: str, context: ToolContext) -> Iterator[str]:
         """Letter by letter."""
         context.report("begins", progress=0.5, total=9)
+        context.report("goes back", progress=0.2, total=9)  # which MCP does not know
         yield from text
 
     yield found
