@@ -27,7 +27,7 @@ from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import ToolRegistry
-from gateway.tools.resolvers import Resolvers
+from gateway.tools.resolvers import Resolvers, ToolResolver
 from gateway.tools.search import ToolSearch
 from sandbox import AsyncExec, ToolEvent
 
@@ -164,8 +164,13 @@ async def test_a_resolver_has_an_end() -> None:
         await anyio.sleep_forever()
 
     stop = threading.Event()
+
+    def stuck(_wanted: ToolId) -> None:
+        stop.wait(20)
+
     registry = ToolRegistry()
-    for resolver in (never, lambda _wanted: stop.wait(20)):
+    resolvers: list[ToolResolver] = [never, stuck]
+    for resolver in resolvers:
         registry._resolvers = Resolvers([resolver], seconds=0.05)
         with pytest.raises(ToolUnavailable, match=r"no answer within 0\.05 s"):
             await gateway(registry).run_tool("far:double", {"n": 1})

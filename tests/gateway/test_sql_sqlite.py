@@ -164,7 +164,7 @@ async def test_a_small_read_takes_four_turns_of_the_drivers_thread(
     async with opened(f"sqlite:///{tmp_path / 'a.db'}") as database:
         assert await rows(database, "SELECT 1 AS a") == [{"a": 1}]
         turns: list[str] = []
-        execute_in_thread = aiosqlite.Connection._execute
+        execute_in_thread: Any = aiosqlite.Connection._execute
 
         async def counted(self: aiosqlite.Connection, function: Any, *args: Any, **more: Any) -> Any:
             turns.append(function.__name__)

@@ -18,6 +18,7 @@ from gateway.errors import InvalidInput, InvalidRequest, PolicyDenied, ToolDenie
 from gateway.grant import Grant
 from gateway.journal.base import CallFinished, Record
 from gateway.journal.memory import MemoryJournal
+from gateway.providers.function import function_tool
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.validation import SchemaValidator
 from runtimes.mock import MockBackend, MockGuest
@@ -225,7 +226,7 @@ async def test_everything_may_be_listed_together(ours: AsyncExec) -> None:
 
 
 async def test_a_tool_cannot_take_the_place_of_a_metatool(ours: AsyncExec) -> None:
-    ours.tool(lambda: "mine", name="execute_code")
+    ours.register(function_tool(lambda: "mine", name="execute_code"))
     async with client_of(McpServer(ours, expose="both")) as client:
         listed: list[Tool] = (await client.list_tools()).tools
         (own,) = [tool for tool in listed if tool.name == "execute_code"]
@@ -236,7 +237,7 @@ async def test_a_tool_cannot_take_the_place_of_a_metatool(ours: AsyncExec) -> No
 
 async def test_long_lists_come_in_pages(ours: AsyncExec, era: str) -> None:
     for number in range(250):
-        ours.tool(lambda: None, name=f"t{number:03}", namespace="many")
+        ours.register(function_tool(lambda: None, name=f"t{number:03}", namespace="many"))
     async with client_of(McpServer(ours, expose="both", allowed_tools=["many:*"]), era) as client:
         found, cursor, pages = list[str](), None, 0
         while pages == 0 or cursor is not None:
@@ -421,12 +422,12 @@ async def test_a_call_has_an_end_and_there_are_so_many_at_once(ours: AsyncExec, 
 
 
 async def test_what_fails_on_the_host_is_for_its_log(
-    ours: AsyncExec, era: str, caplog: pytest.LogCaptureFixture
+    ours: AsyncExec, era: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_record: Record) -> None:
         raise OSError("disk of db-7.internal is full")
 
-    ours._journal.append = broken  # type: ignore[method-assign]
+    monkeypatch.setattr(ours._journal, "append", broken)
     async with client_of(McpServer(ours), era) as client:
         with pytest.raises(MCPError, match="its log has the reason") as caught:
             await client.call_tool("run_tool", {"tool_id": "math:add", "arguments": {"a": 1}})
@@ -561,19 +562,16 @@ def test_what_is_not_bounded_may_be_asked_for() -> None:
 
 
 async def test_tools_are_asked_for_by_any_id_and_granted_by_the_operators(ours: AsyncExec) -> None:
-    ours.tool(lambda: 1, name="lookup", namespace="hr", version="1.0.0")
-    ours.tool(lambda: 2, name="lookup", namespace="hr", version="2.0.0")
+    ours.register(function_tool(lambda: 1, name="lookup", namespace="hr", version="1.0.0"))
+    ours.register(function_tool(lambda: 2, name="lookup", namespace="hr", version="2.0.0"))
 
-    def granted(rights: CodeRights, *asked: str) -> frozenset[str] | None:
-        found: frozenset[str] | None = rights.narrowed({"code": "", "allowed_tools": [*asked]}, ours.registry)[
-            "allowed_tools"
-        ]
-        return found
+    def granted(rights: CodeRights, *asked: str) -> set[str]:
+        return {*rights.narrowed({"code": "", "allowed_tools": [*asked]}, ours.registry)["allowed_tools"]}
 
     assert granted(rights("hr:*"), "hr:lookup", "hr:*") == {"hr:lookup", "hr:*"}
     assert granted(rights("hr:lookup:2.0.0"), "hr:lookup") == {"hr:lookup:2.0.0"}  # and not what it means later
     assert granted(rights("hr:lookup"), "hr:lookup:2.0.0") == {"hr:lookup"}
-    assert granted(rights("hr:lookup"), *()) == frozenset()
+    assert granted(rights("hr:lookup")) == set()
     for refused in ("hr:lookup:1.0.0", "hr:*", "math:add", "hr:unknown"):
         with pytest.raises(ToolDenied):
             granted(rights("hr:lookup"), refused)
