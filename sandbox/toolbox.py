@@ -193,7 +193,7 @@ class Toolbox:
     async def export_tools(
         self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
     ) -> Exported:
-        """The tools as a model's interface wants them: `mcp`, `openai` or `anthropic`."""
+        """The tools as others list them: `mcp`, `openai`, `anthropic`, `gemini`, or `a2a` for an agent's skills."""
         grant = _grant(allowed_tools, caller)
         return export((tool for tool in self.registry.tools() if permits(grant, tool)), form)
 

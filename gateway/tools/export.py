@@ -9,23 +9,29 @@ from typing import Any, Literal, TypeAlias
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidRequest
+from gateway.tools.gemini import reduced
 from gateway.tools.model import ToolSpec
 from gateway.tools.registry import RegisteredTool
 
-ExportFormat: TypeAlias = Literal["mcp", "openai", "anthropic"]
+ExportFormat: TypeAlias = Literal["mcp", "openai", "anthropic", "gemini", "a2a"]
 
 _OTHERS = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME = 64
-"""Of the three formats, OpenAI's allows the least, in characters; all of them allow letters, digits, _ and -."""
+"""OpenAI's and Gemini's formats allow the least, in characters; all of them allow letters, digits, _ and -."""
 _HASH_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """`tools` as the format has them, and the ids that their names stand for."""
+    """`tools` as the format has them, and the ids that their names stand for.
+
+    `lost` has, by name, the paths of what a model would want to know and the format has no place for: `examples`, or
+    `input_schema.properties.age.multipleOf`. What is lost of a schema is checked all the same when a tool is called.
+    """
 
     tools: tuple[dict[str, JsonValue], ...]
     ids: Mapping[str, str]
+    lost: Mapping[str, tuple[str, ...]]
 
 
 def export(tools: Iterable[RegisteredTool], form: ExportFormat) -> Exported:
@@ -39,7 +45,9 @@ def export(tools: Iterable[RegisteredTool], form: ExportFormat) -> Exported:
         raise InvalidRequest(f"unknown format {form!r}; use {', '.join(_SHAPES)}")
     named = exported_names(tools)
     return Exported(
-        tuple(shape(name, tool.tool) for name, tool in named.items()), {name: tool.id for name, tool in named.items()}
+        tuple(shape(name, tool.tool) for name, tool in named.items()),
+        {name: tool.id for name, tool in named.items()},
+        {name: lost for name, tool in named.items() if (lost := _lost(tool.tool, form))},
     )
 
 
@@ -94,10 +102,52 @@ def _anthropic(name: str, spec: ToolSpec) -> dict[str, JsonValue]:
     return {"name": name, "description": spec.description, "input_schema": _input(spec)}
 
 
+def _gemini(name: str, spec: ToolSpec) -> dict[str, JsonValue]:
+    declaration: dict[str, JsonValue] = {
+        "name": name,
+        "description": spec.description,
+        "parametersJsonSchema": reduced(_input(spec), "input_schema").schema,
+    }
+    if spec.output_schema is not None:
+        declaration["responseJsonSchema"] = reduced(spec.output_schema, "output_schema").schema
+    return declaration
+
+
+def _a2a(name: str, spec: ToolSpec) -> dict[str, JsonValue]:
+    """A skill of an agent's card."""
+    modes = ["application/json"]
+    skill = {"id": name, "name": spec.title or spec.id.name, "description": spec.description, "tags": list(spec.tags)}
+    examples = {"examples": [example.title for example in spec.examples]} if spec.examples else {}
+    return skill | examples | {"inputModes": modes, "outputModes": modes}
+
+
+_HINTS = ("read_only", "destructive", "idempotent", "open_world")
+_UNTOLD: Mapping[str, tuple[str, ...]] = {
+    "mcp": ("examples", "notes"),
+    "openai": ("title", "output_schema", "tags", "examples", "notes", *_HINTS),
+    "anthropic": ("title", "output_schema", "tags", "examples", "notes", *_HINTS),
+    "gemini": ("title", "tags", "examples", "notes", *_HINTS),
+    "a2a": ("input_schema", "output_schema", "notes", *_HINTS),
+}
+"""Fields for a model that a format has no place for."""
+
+
+def _lost(spec: ToolSpec, form: ExportFormat) -> tuple[str, ...]:
+    untold = [name for name in _UNTOLD[form] if getattr(spec, name) not in (None, "", ())]
+    if form == "a2a":
+        untold += [f"examples[{at}].arguments" for at, example in enumerate(spec.examples) if example.arguments]
+    if form == "gemini":
+        untold += reduced(spec.input_schema, "input_schema").lost
+        untold += reduced(spec.output_schema or {}, "output_schema").lost
+    return tuple(untold)
+
+
 _SHAPES: Mapping[str, Callable[[str, ToolSpec], dict[str, JsonValue]]] = {
     "mcp": lambda name, spec: mcp_tool(spec, name),
     "openai": _openai,
     "anthropic": _anthropic,
+    "gemini": _gemini,
+    "a2a": _a2a,
 }
 
 
@@ -106,7 +156,8 @@ def _input(spec: ToolSpec) -> dict[str, Any]:
 
 
 def _plain(address: str) -> str:
-    return _OTHERS.sub("_", address.replace(":", "__"))
+    name = _OTHERS.sub("_", address.replace(":", "__"))
+    return name if name[0].isalpha() or name[0] == "_" else f"_{name}"  # Gemini's begin with no digit and no dash
 
 
 def _hashed(plain: str, address: str, is_taken: Callable[[str], bool]) -> str:
