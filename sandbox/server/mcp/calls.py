@@ -1,5 +1,6 @@
 """What becomes of a client's calls."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -28,6 +29,11 @@ from sandbox.toolbox import open_gateway
 
 Arguments: TypeAlias = Mapping[str, JsonValue]
 Handler: TypeAlias = Callable[[Arguments, Reports], Awaitable[CallToolResult]]
+
+STOP_SECONDS = 5.0
+"""How long calls may take to end when the server is stopped."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +69,20 @@ class Calls:
             return failed(error)
 
     async def stop(self) -> bool:
-        """End what is under way, and take nothing any more; then say whether there was anything. Idempotent."""
+        """End what is under way, and take nothing any more; then say whether there was anything. Idempotent.
+
+        Waits for the end of all, for at most 5 s.
+        """
         self._is_stopping, was_busy = True, bool(self._under_way)
         for scope in self._under_way:
             scope.cancel()
-        while self._under_way:
-            await self._left.wait()
+        with anyio.move_on_after(STOP_SECONDS, shield=True) as waiting:
+            while self._under_way:
+                await self._left.wait()
+        if waiting.cancelled_caught:
+            _log.warning(
+                "%d calls did not end within %g s; they are left to themselves", len(self._under_way), STOP_SECONDS
+            )
         return was_busy
 
     def _handler(self, name: str) -> Handler:

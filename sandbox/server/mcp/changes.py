@@ -36,7 +36,8 @@ class ListChanges:
     async def remember(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """A middleware of the server: keeps the connection of an older client until it closes."""
         connection = ctx.session._connection  # the SDK has no other way from a request to what outlives it
-        if ctx.method == "notifications/initialized" and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        is_new = ctx.method == "notifications/initialized" and connection not in self._connections
+        if is_new and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
             self._connections.add(connection)
             connection.exit_stack.callback(self._connections.discard, connection)
         return await call_next(ctx)

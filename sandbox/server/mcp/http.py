@@ -26,6 +26,9 @@ PATH = "/mcp"
 MIN_TOKEN = 16
 """Shortest token, in characters; `openssl rand -hex 32` makes a good one."""
 
+MAX_CONNECTIONS = 1000
+"""Further clients are told 503."""
+
 CLOSE_SECONDS = 2.0
 """How long open streams may take to end."""
 
@@ -109,6 +112,8 @@ async def serve(
         ws="none",
         lifespan="off",  # see below
         server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=int(CLOSE_SECONDS),
     )
     # In a task of its own: whoever cancels us cancels no session before it was told.
@@ -117,11 +122,11 @@ async def serve(
         await asyncio.shield(living)
     finally:
         app.state.is_closing = True
-        with anyio.move_on_after(CLOSE_SECONDS * 4, shield=True):
+        with anyio.CancelScope(shield=True):
             if await stop():
                 await anyio.sleep(_SEND_SECONDS)
             living.cancel()
-            await asyncio.wait([living])
+            await asyncio.wait([living], timeout=CLOSE_SECONDS * 4)
 
 
 async def _live(app: Starlette, server: "_Uvicorn", listener: socket.socket, started: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-import anyio
+import anyio.to_thread
 from mcp.server import InitializationOptions, NotificationOptions, Server, ServerRequestContext
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.stdio import stdio_server
@@ -124,7 +124,7 @@ class McpServer:
         http.check_reach(host, token)
         calls = self._calls()
         app = self._app(calls, token, host)
-        listener = http.bind(host, port)
+        listener = await anyio.to_thread.run_sync(http.bind, host, port)  # which may have to look a name up
         await http.serve(app, listener, lambda: started(http.url_of(listener)), calls.stop)
 
     def http_app(self, *, token: str | None) -> ASGIApp:
@@ -210,8 +210,7 @@ async def _life(calls: Calls, changes: ListChanges | None) -> AsyncIterator[None
         try:
             yield
         finally:
-            with anyio.CancelScope(shield=True):
-                await calls.stop()
+            await calls.stop()
 
 
 def _check(expose: str, call_seconds: float, max_calls: int) -> None:

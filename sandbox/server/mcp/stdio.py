@@ -4,6 +4,7 @@ The SDK's own files are read in threads, which nothing can end while a client sa
 """
 
 import fcntl
+import logging
 import os
 import stat
 import sys
@@ -16,6 +17,8 @@ from gateway.operations import MAX_OPERATION_BYTES
 
 MAX_LINE_BYTES = MAX_OPERATION_BYTES + (64 << 10)
 """Longest message; a longer one ends the connection."""
+
+_log = logging.getLogger(__name__)
 
 _READ_BYTES = 64 << 10
 _WRITE_BYTES = 4096  # PIPE_BUF: so much can be written to a pipe that is ready, without waiting
@@ -35,6 +38,8 @@ class Lines:
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
                 yield line.decode(errors="replace")
+        if len(rest) > MAX_LINE_BYTES:
+            _log.error("a message of over %d bytes: the connection ends", MAX_LINE_BYTES)
 
     async def write(self, text: str) -> None:
         """Raises ClosedResourceError when nobody reads any more."""
