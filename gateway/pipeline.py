@@ -13,6 +13,9 @@ from gateway.runner import Runner
 from gateway.tools.changes import Change
 from gateway.tools.registry import RegisteredTool
 
+MAX_UNREGISTERED = 256
+"""Tools of resolvers whose policies are kept, with what they remember."""
+
 _NOTHING = Encoded(None, b"null")
 
 
@@ -43,6 +46,7 @@ class Pipeline:
         self._defaults = defaults
         self._disabled = disabled
         self._built: dict[str, _Built] = {}
+        runner.registry.admit_with(self._check)
         runner.registry.subscribe(self._changed)
 
     async def run(self, call: Call) -> Encoded:
@@ -54,10 +58,6 @@ class Pipeline:
         policy = self._of(call.tool).policies.get("idempotency")
         if isinstance(policy, Keyed):
             call.context = dataclasses.replace(call.context, idempotency_key=policy.key(call))
-
-    def check(self, tool: RegisteredTool) -> None:
-        """Build its policies, which its first call would do otherwise. Raises InvalidRequest, MissingExtra."""
-        self._of(tool)
 
     def policies(self, slot: str) -> dict[str, Policy]:
         """By tool id, the policies in use in this slot."""
@@ -71,7 +71,12 @@ class Pipeline:
         found = self._built.get(tool.id)
         if found is None or (found.choice is not tool.tool.policies and found.choice != tool.tool.policies):
             found = self._built[tool.id] = self._build(tool)
+            self._forget()
         return found
+
+    def _check(self, tool: RegisteredTool) -> None:
+        """Refuse a tool whose policies cannot be built. Raises InvalidRequest, MissingExtra."""
+        self._build(tool)
 
     def _build(self, tool: RegisteredTool) -> _Built:
         policies: dict[str, Policy] = {}
@@ -101,6 +106,12 @@ class Pipeline:
         bound = partial(_wait_seconds, call)
         await self.runner.stream(tool, arguments, context, call.emit, timeout_seconds=bound)
         return _NOTHING
+
+    def _forget(self) -> None:
+        """Of the tools that are not registered, which resolvers know, those that were built first."""
+        registry = self.runner.registry
+        if len(self._built) > len(registry) + len(registry.disabled()) + MAX_UNREGISTERED:
+            del self._built[next(tool_id for tool_id in self._built if not registry.knows(tool_id))]
 
     def _changed(self, change: Change) -> None:
         if change.kind == "removed":

@@ -11,7 +11,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from gateway.errors import Closed, InvalidRequest, InvalidToolId, SandboxError, ToolUnavailable
+from gateway.errors import Closed, InvalidRequest, InvalidToolId, MissingExtra, SandboxError, ToolUnavailable
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import ToolRegistry
 
@@ -283,7 +283,7 @@ class _Owner:
         flaws: dict[str, str] = {}
         try:
             self._registry.replace_all(self.source.name, tools)
-        except (InvalidRequest, InvalidToolId):
+        except (InvalidRequest, InvalidToolId, MissingExtra):
             # Without those that are wrong in themselves. If it is another's id that is in the way, this fails again.
             tools, flaws = _fitting(tools)
             self._registry.replace_all(self.source.name, tools)
@@ -315,7 +315,7 @@ def _fitting(tools: Iterable[Tool]) -> tuple[list[Tool], dict[str, str]]:
     for tool in tools:
         try:
             fitting.register(tool)
-        except (InvalidRequest, InvalidToolId) as exc:
+        except (InvalidRequest, InvalidToolId, MissingExtra) as exc:
             flaws[str(tool.id)] = str(exc)
     return [registered.tool for registered in fitting.tools()], flaws
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from gateway.base import JsonValue
-from gateway.errors import InvalidInput, InvalidRequest, InvalidToolId, ToolFailed, ToolNotFound
+from gateway.errors import InvalidInput, InvalidRequest, InvalidToolId, MissingExtra, ToolFailed, ToolNotFound
 from gateway.providers.base import StreamingProvider
 from gateway.tools.changes import Change, ChangeFeed, ChangeKind, Listener
 from gateway.tools.model import Tool, ToolId, normal_tag
@@ -58,6 +58,10 @@ def _anything(_: RegisteredTool) -> bool:
     return True
 
 
+def _admitted(_: RegisteredTool) -> None:
+    """Nobody has anything against it."""
+
+
 class ToolRegistry:
     """Tools by id. `version` changes with every mutation. Not for use from several threads.
 
@@ -85,6 +89,7 @@ class ToolRegistry:
         self._sources: dict[str, str] = {}
         self._sorted: tuple[RegisteredTool, ...] | None = None
         self._feed = ChangeFeed()
+        self._admit: Callable[[RegisteredTool], None] = _admitted
         self.version = 0
         self.register_all(tools)
 
@@ -96,7 +101,7 @@ class ToolRegistry:
         """Add all of them, or none when one is refused."""
         added = _distinct(tools)
         self._check_free(added)
-        self._change({tool_id: _compiled(tool) for tool_id, tool in added.items()}, ())
+        self._change({tool_id: self._compiled(tool) for tool_id, tool in added.items()}, ())
 
     def replace_all(self, source: str, tools: Iterable[Tool]) -> None:
         """Make `tools` those of `source`, in one step, or change nothing when one of them is refused.
@@ -109,7 +114,7 @@ class ToolRegistry:
         self._check_free(given.keys() - old)
         new = {tool_id: tool for tool_id, tool in given.items() if tool_id not in old or self._differs(tool_id, tool)}
         gone = sorted(old - given.keys())
-        self._change({tool_id: _compiled(tool) for tool_id, tool in new.items()}, gone, source)
+        self._change({tool_id: self._compiled(tool) for tool_id, tool in new.items()}, gone, source)
 
     def unregister(self, tool_id: str) -> None:
         """Remove the tool that this id leads to; a disabled one by its full id. Raises InvalidToolId, ToolNotFound."""
@@ -134,12 +139,20 @@ class ToolRegistry:
             self._disabled.remove(tool_id)
             self._settle(chosen, [("enabled", tool_id)])
 
+    def admit_with(self, check: Callable[[RegisteredTool], None]) -> None:
+        """Let `check` look at every tool from now on before it is added; what it raises refuses the tool."""
+        self._admit = check
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after every change. What this returns ends it, and is idempotent.
 
         A listener that raises is logged and harms nobody. It may change the registry.
         """
         return self._feed.subscribe(listener)
+
+    def knows(self, tool_id: str) -> bool:
+        """Whether a tool of this full id is registered, disabled ones included."""
+        return tool_id in self._by_id
 
     def resolve(self, tool_id: str) -> RegisteredTool:
         """The tool of this id; without a version, the newest one. Raises InvalidToolId, ToolNotFound."""
@@ -228,8 +241,8 @@ class ToolRegistry:
         found = self._resolved.get(address)
         if found is None or found.tool != tool:
             try:
-                found = dataclasses.replace(_compiled(tool), address=address)
-            except (InvalidRequest, InvalidToolId) as exc:
+                found = dataclasses.replace(self._compiled(tool), address=address)
+            except (InvalidRequest, InvalidToolId, MissingExtra) as exc:
                 details = {"type": type(exc).__name__}
                 raise ToolFailed(f"looking up {address} gave a tool that is none: {exc}", details=details) from exc
             self._resolved[address] = found
@@ -237,6 +250,11 @@ class ToolRegistry:
         if len(self._resolved) > _MAX_RESOLVED:
             self._resolved.popitem(last=False)
         return found
+
+    def _compiled(self, tool: Tool) -> RegisteredTool:
+        compiled = _compiled(tool)
+        self._admit(compiled)
+        return compiled
 
     def _differs(self, tool_id: str, tool: Tool) -> bool:
         return self._by_id[tool_id].tool != tool
