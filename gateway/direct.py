@@ -27,8 +27,9 @@ from gateway.errors import (
     ToolTimeout,
 )
 from gateway.grant import Grant
+from gateway.ids import call_ids, within
 from gateway.journal.base import CallStatus, Journal, ToolCall
-from gateway.parallel import Access, run_parallel
+from gateway.parallel import Access, check_concurrent, run_parallel
 from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
@@ -39,6 +40,7 @@ from gateway.tools.docs import describe, examples
 from gateway.tools.model import ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
+from gateway.tracing import call_span, here, note
 
 MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
@@ -55,7 +57,7 @@ class DirectGateway:
 
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
     is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
-    its error comes out as it is.
+    its error comes out as it is. With `in_sequence` the calls of a batch are made one after another.
     """
 
     def __init__(
@@ -67,14 +69,18 @@ class DirectGateway:
         journal: Journal,
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
+        *,
+        in_sequence: bool = False,
     ) -> None:
         self.grant = grant
         self.flooded = False
         self._on_flood = on_flood
+        self._in_sequence = in_sequence
         self._pipeline = pipeline
         self._registry = registry
         self._search = search
-        self._log = CallLog(grant.execution_id, journal, on_call)
+        self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed)
+        self._span = here()
         self._refused = 0
         self._hints = 0
 
@@ -115,6 +121,8 @@ class DirectGateway:
         timeout_seconds: float | None = None,
     ) -> tuple[CallOutcome, ...]:
         call = functools.partial(self._call, "run_parallel", reserved=True)
+        check_concurrent(max_concurrent)
+        max_concurrent = 1 if self._in_sequence else max_concurrent
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
@@ -191,7 +199,8 @@ class DirectGateway:
         try:
             if flaw is not None:
                 raise flaw
-            result = await self._pipeline.run(call)
+            with within(call_ids(call.context)), call_span(call, self._span):
+                result = await self._pipeline.run(call)
         except ToolError as exc:
             error = self._late(exc)
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
@@ -224,7 +233,8 @@ class DirectGateway:
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
-            return Call(tool=tool, arguments={}, context=context, deadline=_in(_shorter(timeout_seconds, left)))
+            deadline = _in(_shorter(timeout_seconds, left))
+            return Call(tool=tool, arguments={}, context=context, deadline=deadline, tell_of=self._told)
 
         async def emit(chunk: Encoded) -> None:
             chunks.add(chunk.data)
@@ -237,7 +247,12 @@ class DirectGateway:
             deadline=_in(left),
             emit=emit,
             wait_seconds=timeout_seconds,
+            tell_of=self._told,
         )
+
+    def _told(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
+        self._log.happened(call, kind, details)
+        note(kind, details)
 
     def _flaw(self, call: Call, given: Encoded) -> ToolError | None:
         """Fill in arguments and key. What is wrong with them is returned: it fails the call once that is recorded."""
@@ -257,7 +272,7 @@ class DirectGateway:
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
         call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _record_of(arguments), via)
-        await call.start()
+        await call.start(refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
 
     def _granted(self, tool_id: str) -> RegisteredTool:

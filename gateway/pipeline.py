@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gateway.base import JsonValue
+from gateway.notices import CallFeed
 from gateway.payload import Encoded
 from gateway.policies.base import NO_POLICIES, SLOTS, Call, Keyed, Policies, Policy, Proceed, Services
 from gateway.runner import Runner
@@ -27,7 +28,7 @@ class _Built(NamedTuple):
 class Pipeline:
     """Makes calls through the policies of their tools. `defaults` are for every tool that chooses none itself.
 
-    `disabled` names slots whose policies are left out for all tools, whatever was chosen.
+    `disabled` names slots whose policies are left out for all tools, whatever was chosen. `feed` hears of the calls.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Pipeline:
         *,
         defaults: Policies = NO_POLICIES,
         disabled: frozenset[str] = frozenset(),
+        feed: CallFeed | None = None,
     ) -> None:
         self.runner = runner
         self.services = services or Services()
+        self.feed = feed or CallFeed()
         self._defaults = defaults
         self._disabled = disabled
         self._built: dict[str, _Built] = {}

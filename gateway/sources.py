@@ -149,6 +149,10 @@ class Sources:
                 asking.start_soon(ask, owner)
         return found
 
+    async def check(self, name: str) -> None:
+        """Return when this source answers, raise what is wrong with it. Raises InvalidRequest for an unknown name."""
+        await self._owner(name).source.health()
+
     async def aclose(self) -> None:
         """Remove every source, the last one first, whatever happens. Raises ExceptionGroup. Idempotent."""
         self._closed = True

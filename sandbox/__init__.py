@@ -21,6 +21,8 @@ from gateway.errors import (
     ToolError,
     ToolUnavailable,
 )
+from gateway.events import CallEvent
+from gateway.health import HealthStatus, HealthSummary, SourceHealth, ToolHealth
 from gateway.policies.base import Policies
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
@@ -36,6 +38,7 @@ __all__ = [
     "AsyncExec",
     "BackendUnavailable",
     "Busy",
+    "CallEvent",
     "CallOutcome",
     "Caller",
     "Capabilities",
@@ -47,6 +50,8 @@ __all__ = [
     "ExecutionFailed",
     "ExecutionResult",
     "GuestError",
+    "HealthStatus",
+    "HealthSummary",
     "InvalidRequest",
     "Limits",
     "MissingExtra",
@@ -59,6 +64,7 @@ __all__ = [
     "Progress",
     "SandboxError",
     "SandboxLost",
+    "SourceHealth",
     "SourceReport",
     "Tool",
     "ToolCall",
@@ -66,6 +72,7 @@ __all__ = [
     "ToolError",
     "ToolEvent",
     "ToolExample",
+    "ToolHealth",
     "ToolId",
     "ToolPage",
     "ToolSource",

@@ -15,6 +15,10 @@ from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
 from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
+from gateway.notices import CallFeed
+from gateway.pipeline import Pipeline
+from gateway.policies.base import NO_POLICIES, Policies
+from gateway.runner import Runner
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -22,18 +26,23 @@ from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
+from sandbox.logs import be_silent
+from sandbox.observed import Observed, make_metrics
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
 from sandbox.toolbox import Toolbox
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from gateway.tools.semantic import Embedder  # its module is for who has one
 
+be_silent()
 _log = logging.getLogger(__name__)
 
 
-class AsyncExec(Toolbox):
+class AsyncExec(Toolbox, Observed):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -52,6 +61,9 @@ class AsyncExec(Toolbox):
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
     backends            backend classes by kind (default the installed ones)
     backend_options     options of single backends by kind, such as `{"docker": {"image": "…"}}`
+    tool_policies       policies of tools that choose none themselves; before what settings say
+    tool_settings       fields of `ToolSettings`, such as `{"retry_enabled": True}`
+    metrics             a `CollectorRegistry` of prometheus-client, or True for one of its own (default no metrics)
 
     Raises InvalidRequest when one of them is wrong.
     """
@@ -71,6 +83,9 @@ class AsyncExec(Toolbox):
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
         backend_options: Mapping[str, Mapping[str, Any]] | None = None,
+        tool_policies: Policies = NO_POLICIES,
+        tool_settings: Mapping[str, Any] | None = None,
+        metrics: "CollectorRegistry | bool | None" = None,
     ) -> None:
         from sandbox.config import load_settings  # noqa: PLC0415 - a sixth of our import time, and only needed here
 
@@ -83,18 +98,24 @@ class AsyncExec(Toolbox):
             pool_size=pool_size,
             pool_idle_seconds=pool_idle_seconds,
             backend_options=backend_options,
+            metrics=metrics if metrics is None or isinstance(metrics, bool) else True,
+            tools=tool_settings,
         )
+        wanted = self._settings.tools
         registry = ToolRegistry()
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         self._journal = journal or MemoryJournal()
-        self._runtime = Runtime(
-            self._settings, search, self._journal, installed_backends() if backends is None else backends
+        pipeline = Pipeline(
+            Runner(registry), defaults=wanted.defaults(tool_policies), disabled=wanted.disabled(), feed=CallFeed()
         )
-        super().__init__(registry, self._runtime.gateway, self._runtime.pipeline)
+        counted = make_metrics(pipeline, metrics) if self._settings.metrics else None
+        classes = installed_backends() if backends is None else backends
+        self._runtime = Runtime(self._settings, search, self._journal, classes, pipeline, counted)
+        Toolbox.__init__(self, registry, self._runtime.gateway, pipeline)
+        Observed.__init__(self, pipeline, counted)
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
-        self._sources: Sources | None = None
 
     async def execute_code(
         self,
@@ -226,6 +247,7 @@ class AsyncExec(Toolbox):
             await asyncio.wait([self._service])
             self._service = None
         await self._close_tools()
+        await self._close_observed()
         await self._journal.aclose()
 
     async def __aenter__(self) -> Self:

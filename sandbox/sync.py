@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from gateway.errors import Closed
+from gateway.events import MAX_BEHIND, Listener, Subscription
 from gateway.providers.function import ToolOptions
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
@@ -111,6 +112,15 @@ class Exec:
     check_sources = _awaited(AsyncExec.check_sources)
     probe = _awaited(AsyncExec.probe)
     pool_metrics = _awaited(AsyncExec.pool_metrics)
+    events = _iterated(AsyncExec.events)
+    health = _awaited(AsyncExec.health)
+    tool_health = _awaited(AsyncExec.tool_health)
+
+    def observe(self, listener: Listener, *, max_behind: int = MAX_BEHIND) -> Subscription:
+        return self._exec.observe(listener, max_behind=max_behind)
+
+    def metrics_text(self) -> str:
+        return self._exec.metrics_text()
 
     def close(self) -> None:
         atexit.unregister(self.close)

@@ -14,6 +14,7 @@ from gateway.errors import InvalidRequest, MissingExtra
 from gateway.providers.dynamodb.operations import OPERATIONS, Operation
 from gateway.providers.secret import Secret, revealed
 from gateway.tools.model import Tool, ToolId
+from gateway.tracing import request_span
 
 MAX_ATTEMPTS = 3
 """How often one request is tried while DynamoDB throttles or fails, in the client itself."""
@@ -130,8 +131,9 @@ class DynamoDbProvider:
         self._table = table
 
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
-        del context
-        return await self._asked(lambda client: self._operation.run(client, self._table, arguments))
+        about = {"db.system.name": "aws.dynamodb", "db.namespace": self._database.settings.region}
+        with request_span(context, "db", about | {"db.collection.name": self._table}):
+            return await self._asked(lambda client: self._operation.run(client, self._table, arguments))
 
     async def health(self) -> None:
         """Describe the table."""

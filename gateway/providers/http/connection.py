@@ -1,6 +1,7 @@
 """The live half of an HTTP API: its client, its credentials, its calls. Imported only when an API is made."""
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from gateway.providers.http.auth import credentials
 from gateway.providers.http.request import Request, RequestTemplate
 from gateway.providers.http.response import Wanted, connecting, result_of, translated
 from gateway.providers.http.transport import make_client, try_connect
+from gateway.tracing import annotate, request_span, trace_headers
 
 if TYPE_CHECKING:
     from gateway.providers.http.api import HttpApi
@@ -31,6 +33,7 @@ class Connection:
         self._home = home
         self._base_url = api.base_url.rstrip("/")
         self._at = f"{home[1]}:{home[2]}"
+        self.attributes: dict[str, JsonValue] = {"server.address": home[1], "server.port": home[2]}
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -47,6 +50,7 @@ class Connection:
         wanted = Wanted(f"{what} at {self._at}", self._api.max_response_bytes, headers)
         with translated(wanted.what):
             response = await self._answer(request, timeout_seconds, wanted.what)
+            annotate("http.response.status_code", response.status_code)
             try:
                 return await result_of(response, wanted)
             finally:
@@ -116,15 +120,23 @@ class HttpProvider:
         self._what = f"{template.method} {template.path}"
 
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
-        del context
         request = self._template.fill(arguments)
-        return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+        with request_span(context, "http", self._connection.attributes | {"http.request.method": request.method}):
+            request = _traced(request)
+            return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
 
     async def health(self) -> None:
         await self._connection.health()
 
     async def aclose(self) -> None:
         await self._connection.aclose()
+
+
+def _traced(request: Request) -> Request:
+    """With the headers that tie the server's trace to ours, unless the tool sends its own."""
+    given = {name.lower() for name, _ in request.headers}
+    added = tuple(pair for pair in trace_headers() if pair[0] not in given)
+    return dataclasses.replace(request, headers=(*request.headers, *added)) if added else request
 
 
 async def _closed(response: httpx2.Response) -> None:

@@ -23,6 +23,7 @@ from gateway.errors import InvalidInput, InvalidRequest, MissingExtra, ToolTimeo
 from gateway.providers.sql.values import driver_value
 from gateway.providers.unsent import unsent
 from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tracing import request_span
 
 try:
     from sqlalchemy import Connection
@@ -246,14 +247,15 @@ class SqlDatabase:
     async def run(self, step: Callable[[Connection], _T], context: ToolContext) -> _T:
         """`step` on a connection of its own. When nobody waits any more, the statement ends on the server too."""
         call = Call(context.tool_id, str(self._target), self._target.statement_timeout_seconds)
-        with unsent(), translating(call):
-            connection = await self._connect()
-        with translating(call):
-            try:
-                return await self._see_through(connection, step, call)
-            finally:
-                with anyio.move_on_after(_END_SECONDS, shield=True):
-                    await connection.close()
+        with request_span(context, "db", self._target.attributes):
+            with unsent(), translating(call):
+                connection = await self._connect()
+            with translating(call):
+                try:
+                    return await self._see_through(connection, step, call)
+                finally:
+                    with anyio.move_on_after(_END_SECONDS, shield=True):
+                        await connection.close()
 
     async def _connect(self) -> AsyncConnection:
         if self._engine is None:

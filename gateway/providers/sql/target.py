@@ -31,6 +31,7 @@ _DRIVERS = {
     "mysql+asyncmy": ("mysql", "asyncmy", "mysql"),
     "mariadb+asyncmy": ("mysql", "asyncmy", "mysql"),
 }
+_SYSTEMS = {"sqlite": "sqlite", "postgres": "postgresql", "mysql": "mysql"}  # as OpenTelemetry calls them
 _QUERY: dict[str, frozenset[str]] = {
     "sqlite": frozenset(),
     "postgres": frozenset({"host"}),
@@ -68,6 +69,14 @@ class Target:
     @property
     def is_memory(self) -> bool:
         return self.dialect == "sqlite" and self.url.database in (None, "", ":memory:")
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """For a span: what answers, and which database; an SQLite file by its name, without the host's folders."""
+        name = self.url.database or ":memory:"
+        where = {"db.namespace": Path(name).name if self.dialect == "sqlite" else name}
+        host = {} if self.dialect == "sqlite" else {"server.address": _host(self.url)}
+        return {"db.system.name": _SYSTEMS[self.dialect], "db.driver": self.driver} | where | host
 
     def check(self) -> None:
         """Raises InvalidRequest for what does not fit together."""
