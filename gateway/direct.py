@@ -27,7 +27,7 @@ from gateway.errors import (
     ToolTimeout,
 )
 from gateway.grant import Grant
-from gateway.ids import call_ids, within
+from gateway.ids import within
 from gateway.journal.base import CallStatus, Journal, ToolCall
 from gateway.parallel import Access, check_concurrent, run_parallel
 from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
@@ -199,7 +199,7 @@ class DirectGateway:
         try:
             if flaw is not None:
                 raise flaw
-            with within(call_ids(call.context)), call_span(call, self._span):
+            with within(call.context), call_span(call, self._span):
                 result = await self._pipeline.run(call)
         except ToolError as exc:
             error = self._late(exc)

@@ -1,30 +1,20 @@
 """Which execution and which call is at work here: for the lines of a log, in tools and in their threads too."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
+from contextvars import ContextVar, Token
 
 from gateway.base import JsonValue
 from gateway.context import Caller, ToolContext
 
-_NONE: Mapping[str, JsonValue] = MappingProxyType({})
-_IDS: ContextVar[Mapping[str, JsonValue]] = ContextVar("toolexec_ids", default=_NONE)
+_AT_WORK: ContextVar[ToolContext | None] = ContextVar("toolexec_at_work", default=None)
 
 
-def current_ids() -> Mapping[str, JsonValue]:
+def current_ids() -> dict[str, JsonValue]:
     """`execution_id`, `tenant_id` where there is a tenant, and within a call `tool_id` and `call_index`."""
-    return _IDS.get()
-
-
-@contextmanager
-def within(ids: Mapping[str, JsonValue]) -> Iterator[None]:
-    """Let these be the ids of whatever happens inside."""
-    token = _IDS.set(ids)
-    try:
-        yield
-    finally:
-        _IDS.reset(token)
+    context = _AT_WORK.get()
+    if context is None:
+        return {}
+    ids = execution_ids(context.execution_id, context.caller)
+    return ids | {"call_index": context.call_index, "tool_id": context.tool_id} if context.tool_id else ids
 
 
 def execution_ids(execution_id: str, caller: Caller) -> dict[str, JsonValue]:
@@ -32,6 +22,16 @@ def execution_ids(execution_id: str, caller: Caller) -> dict[str, JsonValue]:
     return {"execution_id": execution_id} | ({"tenant_id": caller.tenant_id} if caller.tenant_id else {})
 
 
-def call_ids(context: ToolContext) -> dict[str, JsonValue]:
-    ids = execution_ids(context.execution_id, context.caller)
-    return ids | {"call_index": context.call_index, "tool_id": context.tool_id}
+class within:  # noqa: N801 - a context manager, written as a class because every call enters one
+    """Let this call, or an execution where it names no tool, be what is at work inside."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: ToolContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token: Token[ToolContext | None] = _AT_WORK.set(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        _AT_WORK.reset(self._token)

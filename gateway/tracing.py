@@ -7,7 +7,7 @@ Spans carry ids, codes and counts; arguments, results, users and the text of err
 import asyncio
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
+_NOTHING = nullcontext()
 _USAGE: ContextVar[CallUsage | None] = ContextVar("toolexec_usage", default=None)
 
 
@@ -34,13 +35,14 @@ def here() -> "Context | None":
     return get_current()
 
 
-@contextmanager
-def call_span(call: Call, parent: "Context | None") -> Iterator[None]:
+def call_span(call: Call, parent: "Context | None") -> AbstractContextManager[None]:
     """`<tool>.execute`: one call with all its attempts, under `parent`."""
     tracer = _tracer()
-    if tracer is None:
-        yield
-        return
+    return _NOTHING if tracer is None else _call_span(tracer, call, parent)
+
+
+@contextmanager
+def _call_span(tracer: "Tracer", call: Call, parent: "Context | None") -> Iterator[None]:
     context, token = call.context, _USAGE.set(call.usage)
     attributes = {"toolexec.call_index": context.call_index, **_ids(context.execution_id, context.caller)}
     try:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.context import ToolContext
 from gateway.errors import SandboxError
 from gateway.ids import execution_ids, within
 from gateway.tracing import execution_span
@@ -33,7 +34,8 @@ def watched(execution_id: str, request: Request, backend: str, metrics: "Metrics
     about = {"backend": backend, "profile": request.profile.name, "language": request.language}
     attributes = {f"toolexec.{name}": value for name, value in about.items()}
     started, watch, outcome = time.perf_counter(), Watched(), "cancelled"
-    with within(ids), execution_span(execution_id, request.caller, attributes) as span:
+    context = ToolContext(execution_id=execution_id, caller=request.caller)
+    with within(context), execution_span(execution_id, request.caller, attributes) as span:
         _log.debug("execution started", extra=ids | about)
         try:
             yield watch
