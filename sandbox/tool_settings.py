@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
 from gateway.errors import InvalidRequest
-from gateway.policies.base import Policies, PolicyConfig
+from gateway.policies.base import Policies, Policy, PolicyConfig, Services
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
+from gateway.tools.registry import RegisteredTool
 
 ORIGINAL_NAMES: Mapping[str, str] = {
     "TOOL_RETRY_ENABLED": "retry_enabled",
@@ -19,6 +21,11 @@ ORIGINAL_NAMES: Mapping[str, str] = {
     "TOOL_RETRY_BASE_DELAY": "retry_base_delay_seconds",
     "TOOL_RATE_LIMIT_ENABLED": "rate_limit_enabled",
     "TOOL_PARALLEL_ENABLED": "parallel_enabled",
+    "TOOL_CACHE_ENABLED": "cache_enabled",
+    "TOOL_CACHE_TOOLS": "cache_tools",
+    "SEMANTIC_CACHE_ENABLED": "cache_similar",
+    "TOOL_CACHE_LRU_ENABLED": "cache_lru",
+    "TOOL_CACHE_ACCESS_TRACKING": "cache_access_tracking",
 }
 """Other names of these settings in the environment, of least weight among all places where a setting can be."""
 
@@ -26,6 +33,8 @@ RETRIES = 3
 BASE_DELAY_SECONDS = 1.0
 RATE_LIMIT: Mapping[str, float] = {"calls": 10, "per_seconds": 60}
 """What retries and rate limits are when they are switched on, and nothing more is said."""
+
+_QUERY = "query"
 
 
 class ToolSettings(BaseModel):
@@ -38,6 +47,12 @@ class ToolSettings(BaseModel):
     rate_limit_enabled        true: 10 calls a minute for each tool; false: no tool has a limit, whatever it chose
     rate_limits               limits of single tools, by id: `{"crm:lookup": {"calls": 5, "per_seconds": 60}}`
     parallel_enabled          false: the calls of a batch are made one after another (default true)
+    cache_enabled             true: results of tools that only read are kept for an hour, for each user; false: no tool
+                              has a cache, whatever it chose
+    cache_tools               only of these tools, by id; switches it on, too. In that cache:
+    cache_similar             true: an argument `query` may differ a little (default false)
+    cache_lru                 false: what was stored first makes room, not what was unused for longest (default true)
+    cache_access_tracking     false: which results were used most is not counted (default true)
 
     Raises InvalidRequest from `defaults` when they do not fit together.
     """
@@ -51,15 +66,20 @@ class ToolSettings(BaseModel):
     rate_limit_enabled: bool | None = None
     rate_limits: dict[str, dict[str, Any]] = Field(default_factory=dict)
     parallel_enabled: bool = True
+    cache_enabled: bool | None = None
+    cache_tools: tuple[str, ...] | None = None
+    cache_similar: bool = False
+    cache_lru: bool = True
+    cache_access_tracking: bool = True
 
     def disabled(self) -> frozenset[str]:
         """The slots whose policies are left out for all tools."""
-        switches = {"retry": self.retry_enabled, "rate_limit": self.rate_limit_enabled}
+        switches = {"retry": self.retry_enabled, "rate_limit": self.rate_limit_enabled, "cache": self.cache_enabled}
         return frozenset(slot for slot, on in switches.items() if on is False)
 
     def defaults(self, given: Policies) -> Policies:
         """The policies of tools that choose none; `given` goes before what settings say. Raises InvalidRequest."""
-        made = {"retry": self._retry(), "rate_limit": self._rate_limit()}
+        made = {"retry": self._retry(), "rate_limit": self._rate_limit(), "cache": self._cache()}
         chosen = {slot: config for slot, config in made.items() if config is not None}
         if twice := ", ".join(sorted(chosen.keys() & self.policies.keys())):
             raise InvalidRequest(f"setting tools: {twice} is in `policies`, and switched on too; leave one of them out")
@@ -88,6 +108,35 @@ class ToolSettings(BaseModel):
         usual = _config("rate_limit", "token_bucket", **RATE_LIMIT) if self.rate_limit_enabled else None
         return ByTool(tools=tools, otherwise=usual)
 
+    def _cache(self) -> PolicyConfig | None:
+        if self.cache_enabled is False or not (self.cache_enabled or self.cache_tools is not None):
+            return None
+        told = {
+            "scope": "user",
+            "evict": "unused" if self.cache_lru else "oldest",
+            "tracking": self.cache_access_tracking,
+        }
+        plain = _config("cache", "lru", **told)
+        similar = _config("cache", "lru", similar=_QUERY, **told) if self.cache_similar else plain
+        return _CacheByTool(None if self.cache_tools is None else frozenset(self.cache_tools), plain, similar)
+
+
+@dataclass(frozen=True, slots=True)
+class _CacheByTool:
+    """A cache for some tools or all, and another for those that have a query."""
+
+    kind: ClassVar[str] = "by_tool"
+
+    tools: frozenset[str] | None
+    plain: PolicyConfig
+    with_query: PolicyConfig
+
+    def build(self, tool: RegisteredTool, services: Services) -> Policy | None:
+        if self.tools is not None and self.tools.isdisjoint((tool.id, tool.tool.id.unversioned)):
+            return None
+        has_query = _QUERY in tool.tool.input_schema.get("properties", {})
+        return (self.with_query if has_query else self.plain).build(tool, services)
+
 
 class OriginalNames(PydanticBaseSettingsSource):
     """Reads `ORIGINAL_NAMES`."""
@@ -97,7 +146,9 @@ class OriginalNames(PydanticBaseSettingsSource):
         return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        found = {ours: os.environ[name] for name, ours in ORIGINAL_NAMES.items() if name in os.environ}
+        found: dict[str, Any] = {ours: os.environ[name] for name, ours in ORIGINAL_NAMES.items() if name in os.environ}
+        if (tools := found.get("cache_tools")) is not None:
+            found["cache_tools"] = [name.strip() for name in tools.split(",") if name.strip()]
         return {"tools": found} if found else {}
 
 

@@ -1,5 +1,6 @@
 """Settings of policies: every switch, under its own name and its other one, changes what calls do."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gateway.policies.base import Policies
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
 from runtimes.mock import MockBackend
-from sandbox import AsyncExec, Exec, ParallelCall
+from sandbox import AsyncExec, Caller, Exec, ParallelCall
 from sandbox.config import load_settings
 from sandbox.tool_settings import ORIGINAL_NAMES, ToolSettings
 
@@ -96,13 +97,12 @@ def setting(
     def say(**values: Any) -> dict[str, Any]:
         others = {ours: theirs for theirs, ours in ORIGINAL_NAMES.items()}
         for name, value in values.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
             if request.param == "ours":
-                monkeypatch.setenv(f"TOOLEXEC_TOOLS__{name.upper()}", text)
+                monkeypatch.setenv(f"TOOLEXEC_TOOLS__{name.upper()}", json.dumps(value))
             elif request.param == "original":
-                monkeypatch.setenv(others[name], text)
+                monkeypatch.setenv(others[name], ", ".join(value) if isinstance(value, list) else json.dumps(value))
         if request.param == "file":
-            lines = [f"{name} = {str(value).lower()}" for name, value in values.items()]
+            lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
             (folder / "toolexec.toml").write_text("\n".join(["[tools]", *lines]))
         return {"tool_settings": values} if request.param == "argument" else {}
 
@@ -190,6 +190,71 @@ async def test_a_number_at_once_is_checked_in_sequence_too(world: Callable[..., 
         await world(tool_settings={"parallel_enabled": False}).host.run_parallel([], max_concurrent=0)
 
 
+async def test_caches_are_switched_on_for_tools_that_only_read(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World]
+) -> None:
+    one = world(**setting(cache_enabled=True))
+    one.host.tool(name="write")(one.read)
+    assert [await one.host.run_tool("read", {"query": "a"}) for _ in range(3)] == [1, 1, 1]
+    assert await one.host.run_tool("read", {"query": "a"}, caller=Caller(user_id="ada")) == 2
+    assert [await one.host.run_tool("write", {"query": "a"}) for _ in range(2)] == [3, 4]
+
+
+async def test_a_list_of_tools_switches_the_cache_on_for_these_alone(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World]
+) -> None:
+    one = world(**setting(cache_tools=["read", "elsewhere"]))
+    one.host.tool(name="other", read_only=True)(one.read)
+    assert [await one.host.run_tool("read", {"query": "a"}) for _ in range(2)] == [1, 1]
+    assert [await one.host.run_tool("other", {"query": "a"}) for _ in range(2)] == [2, 3]
+
+
+async def test_caches_are_switched_off_whatever_a_tool_chose(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World]
+) -> None:
+    one = world(**setting(cache_enabled=False, cache_tools=["read"]))
+    chosen = policies_from_json({"cache": {"kind": "lru"}})
+    one.host.tool(name="chosen", read_only=True, policies=chosen)(one.read)
+    for name in ("read", "chosen"):
+        first = await one.host.run_tool(name)
+        assert await one.host.run_tool(name) == first + 1
+
+
+@pytest.mark.parametrize(("similar", "answers"), [(True, [1, 1]), (False, [1, 2])])
+async def test_a_query_may_differ_a_little_where_that_is_switched_on(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], *, similar: bool, answers: list[int]
+) -> None:
+    one = world(**setting(cache_enabled=True, cache_similar=similar))
+    queries = ("what is the price of the red shoe", "what is the price of the red shoes")
+    assert [await one.host.run_tool("read", {"query": query}) for query in queries] == answers
+    with pytest.raises(ToolUnavailable):
+        await one.host.run_tool("broken")  # it has no query, and is called all the same
+
+
+@pytest.mark.parametrize(("lru", "kept"), [(True, ["0"]), (False, ["1"])])
+async def test_what_makes_room_in_a_cache(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], *, lru: bool, kept: list[str]
+) -> None:
+    one = world(**setting(cache_enabled=True, cache_lru=lru))
+    for query in map(str, [*range(100), 0, 100]):
+        await one.host.run_tool("read", {"query": query})
+    one.calls.clear()
+    for query in ("0", "1") if lru else ("1", "0"):
+        await one.host.run_tool("read", {"query": query})
+    assert [query for query in ("0", "1") if query not in one.calls] == kept
+
+
+@pytest.mark.parametrize(("tracked", "counts"), [(True, [2]), (False, [])])
+async def test_uses_of_cached_results_are_counted_unless_that_is_switched_off(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], *, tracked: bool, counts: list[int]
+) -> None:
+    one = world(**setting(cache_enabled=True, cache_access_tracking=tracked))
+    for _ in range(3):
+        await one.host.run_tool("read")
+    found = await one.host.cache_statistics()
+    assert (found.hits, [result.accesses for result in found.top]) == (2, counts)
+
+
 async def test_blocks_are_the_defaults_of_all_tools(
     folder: Path, monkeypatch: pytest.MonkeyPatch, world: Callable[..., World]
 ) -> None:
@@ -244,7 +309,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], where: str) -> None:
         AsyncExec(backends={"mock": MockBackend}, tool_settings=values)
 
 
-@pytest.mark.parametrize("name", sorted(ORIGINAL_NAMES))
+@pytest.mark.parametrize("name", sorted(ORIGINAL_NAMES.keys() - {"TOOL_CACHE_TOOLS"}))
 def test_an_original_name_with_a_wrong_value_is_an_error_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "{perhaps")
     with pytest.raises(InvalidRequest, match=f"tools.{ORIGINAL_NAMES[name]}"):
