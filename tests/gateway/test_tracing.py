@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanContext, StatusCode
 
 from gateway import tracing
 from gateway.errors import ToolUnavailable
@@ -68,6 +68,12 @@ class Again:
         except ToolError:
             call.tell("retrying", attempt=1, delay_seconds=0.1, code="unavailable")
             return await proceed(call)
+
+
+def ids(span: ReadableSpan) -> SpanContext:
+    found = span.get_span_context()
+    assert found is not None
+    return found
 
 
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
@@ -131,10 +137,8 @@ async def test_an_execution_is_the_parent_of_its_calls(exporter: InMemorySpanExp
     call, execution, _, _, host_span = spans
     assert call.parent is not None
     assert execution.parent is not None
-    assert call.parent.span_id == execution.get_span_context().span_id
-    assert {span.parent.span_id for span in (spans[1], spans[3]) if span.parent} == {
-        host_span.get_span_context().span_id
-    }
+    assert call.parent.span_id == ids(execution).span_id
+    assert {span.parent.span_id for span in (spans[1], spans[3]) if span.parent} == {ids(host_span).span_id}
     assert attributes(execution) == {
         "toolexec.execution_id": result.execution_id,
         "toolexec.tenant_id": "acme",
@@ -153,7 +157,7 @@ def test_a_real_guests_calls_are_below_its_execution_without_an_event_loop(expor
     found = by_name(exporter)
     call, execution = found["add.execute"], found["execute_code"]
     assert call.parent is not None
-    assert call.parent.span_id == execution.get_span_context().span_id
+    assert call.parent.span_id == ids(execution).span_id
     assert execution.parent is not None
     assert execution.parent.span_id == host_span.get_span_context().span_id
 
@@ -186,8 +190,8 @@ async def test_an_http_request_has_a_span_for_each_attempt_and_tells_the_server(
         ("toolexec.retrying", 1)
     ]
     for span, seen in zip((first, second), server.seen, strict=True):
-        ids = span.get_span_context()
-        assert (seen.header("traceparent") or "")[:-3] == f"00-{ids.trace_id:032x}-{ids.span_id:016x}"
+        sent = f"00-{ids(span).trace_id:032x}-{ids(span).span_id:016x}"
+        assert (seen.header("traceparent") or "")[:-3] == sent
         assert seen.header("baggage") is None
     assert "secret-item" not in first.to_json() + call.to_json()
 
@@ -222,15 +226,15 @@ async def test_a_statement_has_a_span_with_driver_and_database(exporter: InMemor
 async def test_a_line_of_a_tool_carries_the_ids_of_its_call_and_span(
     exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.handler.addFilter(ids := CallIds())
+    caplog.handler.addFilter(adds := CallIds())
     try:
         async with AsyncExec(backends={"mock": MockBackend}) as host:
             host.tool(add)
             await host.run_tool("add", {"a": 1}, caller=ADA)
     finally:
-        caplog.handler.removeFilter(ids)
+        caplog.handler.removeFilter(adds)
     (record,) = [record for record in caplog.records if record.name == "host.tool"]
-    span = exporter.get_finished_spans()[0].get_span_context()
+    span = ids(exporter.get_finished_spans()[0])
     assert (record.__dict__["trace_id"], record.__dict__["span_id"]) == (
         f"{span.trace_id:032x}",
         f"{span.span_id:016x}",

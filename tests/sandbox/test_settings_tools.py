@@ -184,9 +184,7 @@ async def test_batches_are_made_at_once_or_in_sequence(
 
 
 async def test_a_number_at_once_is_checked_in_sequence_too(world: Callable[..., World]) -> None:
-    with (
-        pytest.raises(ValueError, match="max_concurrent") if False else pytest.raises(Exception, match="max_concurrent")
-    ):
+    with pytest.raises(InvalidInput, match="max_concurrent"):
         await world(tool_settings={"parallel_enabled": False}).host.run_parallel([], max_concurrent=0)
 
 

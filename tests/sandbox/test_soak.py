@@ -146,7 +146,7 @@ async def test_calls_for_a_while_leave_nothing_and_nothing_grows() -> None:
         world = World(host)
         host.observe(world.hear, max_behind=100)
         host.observe(lambda _: time.sleep(0.001), max_behind=100)
-        host.tool(double, read_only=True)
+        host.tool(read_only=True)(double)
         host.tool(thread)
         get = HttpApi(base_url=server.url).tool("shop:get", "GET", "/{n}")
         host.register(dataclasses.replace(get, read_only=True))
