@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NOTHING = nullcontext()
 _USAGE: ContextVar[CallUsage | None] = ContextVar("toolexec_usage", default=None)
+_REQUEST: ContextVar["Span | None"] = ContextVar("toolexec_request", default=None)
 
 
 def here() -> "Context | None":
@@ -78,8 +79,12 @@ def request_span(context: ToolContext, what: str, attributes: Mapping[str, Any])
     usage = _USAGE.get()
     given = {"toolexec.tool_id": context.tool_id, "toolexec.attempt": 1 if usage is None else usage.attempts}
     known = {name: value for name, value in attributes.items() if value is not None}
-    with _span(tracer, f"{context.tool_id}.{what}", given | known, client=True):
-        yield
+    with _span(tracer, f"{context.tool_id}.{what}", given | known, client=True) as span:
+        token = _REQUEST.set(span)
+        try:
+            yield
+        finally:
+            _REQUEST.reset(token)
 
 
 def note(kind: str, details: Mapping[str, JsonValue]) -> None:
@@ -91,11 +96,10 @@ def note(kind: str, details: Mapping[str, JsonValue]) -> None:
 
 
 def annotate(name: str, value: str | int) -> None:
-    """An attribute of the current span."""
-    if _tracer() is not None:
-        from opentelemetry.trace import get_current_span  # noqa: PLC0415
-
-        get_current_span().set_attribute(name, value)
+    """An attribute of the span of the request that is under way; of nothing else, such as a span of the host's."""
+    span = _REQUEST.get()
+    if span is not None:
+        span.set_attribute(name, value)
 
 
 def trace_headers() -> tuple[tuple[str, str], ...]:

@@ -206,6 +206,16 @@ async def test_without_a_span_that_is_recorded_nothing_is_sent(monkeypatch: pyte
     assert [seen.header("traceparent") for seen in server.seen] == [None, None]
 
 
+async def test_asking_for_health_leaves_the_spans_of_the_host_alone(exporter: InMemorySpanExporter) -> None:
+    async with serving(always(response("1"))) as server, AsyncExec(backends={"mock": MockBackend}) as host:
+        host.register(HttpApi(base_url=server.url, health_path="/up").tool("shop:get", "GET", "/"))
+        with trace.get_tracer_provider().get_tracer("host").start_as_current_span("host"):
+            await host.check_tool("shop:get")
+            assert (await host.health()).status == "healthy"
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, attributes(span)) == ("host", {})
+
+
 async def test_a_statement_has_a_span_with_driver_and_database(exporter: InMemorySpanExporter, tmp_path: Path) -> None:
     database = SqlDatabase(f"sqlite:///{tmp_path}/shop.db", read_only=False)
     async with AsyncExec(backends={"mock": MockBackend}) as host:

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gateway.errors import CircuitOpen, InvalidRequest, RateLimited, ToolUnavailable
+from gateway.errors import CircuitOpen, InvalidInput, InvalidRequest, RateLimited, ToolUnavailable
 from gateway.policies.base import Policies
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
