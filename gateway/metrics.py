@@ -103,7 +103,8 @@ class Metrics:
         self._registered(_Pools(claims))
 
     def health(self, found: "ToolHealth") -> None:
-        self._health.labels(self._name(found.tool_id)).set(_HEALTH[found.status])
+        if self._tool(found.tool_id) is not None:
+            self._health.labels(found.tool_id).set(_HEALTH[found.status])
 
     def _make_of_calls(self) -> None:
         self._calls = self._counter("tool_calls_total", "Calls that ended", "tool_name", "status", "caller_role")
