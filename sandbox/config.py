@@ -5,7 +5,7 @@ import tomllib
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     workers           worker processes a backend may keep (default: one per core)
     pool_size         warm sandboxes of each backend (default: the backend's own choice; 0 keeps none)
     pool_idle_seconds how long warm sandboxes are kept that nobody wants (default 600; `inf` keeps them for good)
+    store             where policies keep what processes share: `memory`, or a URL with redis://, postgresql:// or sqlite:///
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
     metrics           whether calls and executions are counted for Prometheus (default no)
     tools             policies around tools: see `ToolSettings`
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     pool_size: int | None = Field(default=None, ge=0)
     pool_idle_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=True)
+    store: SecretStr = SecretStr("memory")
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     metrics: bool = False
     tools: ToolSettings = Field(default_factory=ToolSettings)

@@ -12,12 +12,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.context import ANYBODY, Caller
-from gateway.errors import Closed
+from gateway.errors import Closed, InvalidRequest
 from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
 from gateway.notices import CallFeed
 from gateway.pipeline import Pipeline
-from gateway.policies.base import NO_POLICIES, Policies
+from gateway.policies.base import NO_POLICIES, Policies, Services
+from gateway.policies.store import Store, open_store
 from gateway.runner import Runner
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
@@ -26,6 +27,7 @@ from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
+from sandbox.controls import Controls
 from sandbox.logs import be_silent
 from sandbox.observed import Observed, make_metrics
 from sandbox.request import Request
@@ -42,7 +44,7 @@ be_silent()
 _log = logging.getLogger(__name__)
 
 
-class AsyncExec(Toolbox, Observed):
+class AsyncExec(Toolbox, Controls, Observed):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -57,6 +59,8 @@ class AsyncExec(Toolbox, Observed):
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
     journal             where records are kept (default in memory)
+    store               what policies remember, a `Store` or its URL, such as `redis://…`; with one that processes share
+                        they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
     backends            backend classes by kind (default the installed ones)
@@ -79,6 +83,7 @@ class AsyncExec(Toolbox, Observed):
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
         journal: Journal | None = None,
+        store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
@@ -99,14 +104,20 @@ class AsyncExec(Toolbox, Observed):
             pool_idle_seconds=pool_idle_seconds,
             backend_options=backend_options,
             metrics=metrics if metrics is None or isinstance(metrics, bool) else True,
+            store=store if isinstance(store, str) else None,
             tools=tool_settings,
         )
         wanted = self._settings.tools
         registry = ToolRegistry()
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         self._journal = journal or MemoryJournal()
+        self._store = _store(store, self._settings.store.get_secret_value())
         pipeline = Pipeline(
-            Runner(registry), defaults=wanted.defaults(tool_policies), disabled=wanted.disabled(), feed=CallFeed()
+            Runner(registry),
+            Services(store=self._store),
+            defaults=wanted.defaults(tool_policies),
+            disabled=wanted.disabled(),
+            feed=CallFeed(),
         )
         counted = make_metrics(pipeline, metrics) if self._settings.metrics else None
         classes = installed_backends() if backends is None else backends
@@ -249,6 +260,7 @@ class AsyncExec(Toolbox, Observed):
         await self._close_tools()
         await self._close_observed()
         await self._journal.aclose()
+        await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -304,6 +316,14 @@ async def _quietly(closing: Awaitable[None]) -> None:
         await closing
     except ExceptionGroup:
         _log.exception("a source did not close cleanly")
+
+
+def _store(given: Store | str | None, url: str) -> Store:
+    if given is None or isinstance(given, str):
+        return open_store(url)
+    if not isinstance(given, Store):
+        raise InvalidRequest(f"store must be a Store or the URL of one, not {type(given).__name__}")
+    return given
 
 
 def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]") -> None:
