@@ -4,40 +4,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gateway.policies.access import AccessRules
     from gateway.policies.adaptive_breaker import AdaptiveBreaker
     from gateway.policies.base import Call, Policies, Policy, Proceed
     from gateway.policies.breaker import NoBreaker, StandardBreaker
     from gateway.policies.concurrency import ConcurrencyLimit
+    from gateway.policies.egress_rules import EgressRules
+    from gateway.policies.metering import Meter, UsageMeter
     from gateway.policies.retry import CustomRetry, ExponentialRetry, FixedRetry, NoRetry
 
 __all__ = [
+    "AccessRules",
     "AdaptiveBreaker",
     "Call",
     "ConcurrencyLimit",
     "CustomRetry",
+    "EgressRules",
     "ExponentialRetry",
     "FixedRetry",
+    "Meter",
     "NoBreaker",
     "NoRetry",
     "Policies",
     "Policy",
     "Proceed",
     "StandardBreaker",
+    "UsageMeter",
 ]
 
 _HOMES = {
+    "AccessRules": "access",
     "AdaptiveBreaker": "adaptive_breaker",
     "Call": "base",
     "ConcurrencyLimit": "concurrency",
     "CustomRetry": "retry",
+    "EgressRules": "egress_rules",
     "ExponentialRetry": "retry",
     "FixedRetry": "retry",
+    "Meter": "metering",
     "NoBreaker": "breaker",
     "NoRetry": "retry",
     "Policies": "base",
     "Policy": "base",
     "Proceed": "base",
     "StandardBreaker": "breaker",
+    "UsageMeter": "metering",
 }
 
 
