@@ -24,6 +24,8 @@ from gateway.errors import (
 from gateway.events import CallEvent
 from gateway.health import HealthStatus, HealthSummary, SourceHealth, ToolHealth
 from gateway.policies.base import Policies
+from gateway.secrets import SecretRef
+from gateway.selection import Decision, ToolGroup
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
@@ -45,6 +47,7 @@ __all__ = [
     "ChainResult",
     "ChainStep",
     "Closed",
+    "Decision",
     "Event",
     "Exec",
     "ExecutionFailed",
@@ -64,6 +67,7 @@ __all__ = [
     "Progress",
     "SandboxError",
     "SandboxLost",
+    "SecretRef",
     "SourceHealth",
     "SourceReport",
     "Tool",
@@ -72,6 +76,7 @@ __all__ = [
     "ToolError",
     "ToolEvent",
     "ToolExample",
+    "ToolGroup",
     "ToolHealth",
     "ToolId",
     "ToolPage",

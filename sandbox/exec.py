@@ -19,7 +19,9 @@ from gateway.notices import CallFeed
 from gateway.pipeline import Pipeline
 from gateway.policies.base import NO_POLICIES, Policies, Services
 from gateway.policies.store import Store, open_store
+from gateway.providers.secret import Secret
 from gateway.runner import Runner
+from gateway.secrets import Secrets, trace
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -58,6 +60,8 @@ class AsyncExec(Toolbox, Controls, Observed):
     workers             worker processes a backend may keep (default one per core)
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
+    secrets             what tools may name by `SecretRef`: texts, or functions that give them, by name; masked in every
+                        record, result and error of a call
     journal             where records are kept (default in memory)
     store               what policies remember, a `Store` or its URL, such as `redis://…`; with one that processes share
                         they have limits, claims and results in common (default `memory`, this process alone)
@@ -82,6 +86,7 @@ class AsyncExec(Toolbox, Controls, Observed):
         workers: int | None = None,
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
+        secrets: Mapping[str, Secret] | None = None,
         journal: Journal | None = None,
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
@@ -118,6 +123,7 @@ class AsyncExec(Toolbox, Controls, Observed):
             defaults=wanted.defaults(tool_policies),
             disabled=wanted.disabled(),
             feed=CallFeed(),
+            secrets=Secrets(secrets) if secrets else None,
         )
         counted = make_metrics(pipeline, metrics) if self._settings.metrics else None
         classes = installed_backends() if backends is None else backends
@@ -217,7 +223,8 @@ class AsyncExec(Toolbox, Controls, Observed):
         When one fails, those before it are removed again. Raises InvalidRequest when a name is taken, ToolUnavailable
         when one does not answer in time, and what else a source raises as it opens.
         """
-        return await (await self._connected()).add(*sources)
+        with self._lending():
+            return await (await self._connected()).add(*sources)
 
     async def disconnect(self, name: str) -> None:
         """Take the tools of a source away and close it. Raises InvalidRequest, ExceptionGroup when closing failed."""
@@ -225,7 +232,8 @@ class AsyncExec(Toolbox, Controls, Observed):
 
     async def refresh(self, name: str | None = None) -> tuple[SourceReport, ...]:
         """Ask one source, or all, what they offer now; one that fails keeps its tools, and its report says why."""
-        return await (await self._connected()).refresh(name)
+        with self._lending():
+            return await (await self._connected()).refresh(name)
 
     async def sources(self) -> tuple[SourceReport, ...]:
         """What each connected source has brought, and what went wrong last."""
@@ -233,7 +241,8 @@ class AsyncExec(Toolbox, Controls, Observed):
 
     async def check_sources(self) -> dict[str, str]:
         """What is wrong with each connected source now, by its name; empty when nothing is."""
-        return await (await self._connected()).health()
+        with self._lending():
+            return await (await self._connected()).health()
 
     async def probe(self) -> dict[str, Capabilities]:
         """What each backend can do on this host, found out anew."""
@@ -252,12 +261,14 @@ class AsyncExec(Toolbox, Controls, Observed):
             return
         self._closed = True
         if self._sources is not None:
-            await _quietly(self._sources.aclose())
+            with self._lending():
+                await _quietly(self._sources.aclose())
         if self._service is not None:
             self._service.cancel()
             await asyncio.wait([self._service])
             self._service = None
-        await self._close_tools()
+        with self._lending():
+            await self._close_tools()
         await self._close_observed()
         await self._journal.aclose()
         await self._store.aclose()
@@ -314,8 +325,8 @@ class AsyncExec(Toolbox, Controls, Observed):
 async def _quietly(closing: Awaitable[None]) -> None:
     try:
         await closing
-    except ExceptionGroup:
-        _log.exception("a source did not close cleanly")
+    except ExceptionGroup as exc:
+        _log.error("a source did not close cleanly: %s", trace(exc))
 
 
 def _store(given: Store | str | None, url: str) -> Store:

@@ -166,7 +166,7 @@ class Runtime:
         claimed = await self._pool(decision, request).claim()
         started = time.perf_counter()
         try:
-            await self._journal.append(_started(execution_id, request, decision))
+            await self._journal.append(self._started(execution_id, request, decision))
             observe(Event("started", execution_id=execution_id, backend=decision.backend))
             result = await self._supervise(execution_id, request, decision, claimed, observe)
         except BaseException as error:
@@ -206,7 +206,7 @@ class Runtime:
     ) -> ExecutionResult:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)
-        await self._journal.append(_started(execution_id, request, decision))
+        await self._journal.append(self._started(execution_id, request, decision))
         await self._record_end(execution_id, result.outcome, 0.0, {})
         return result
 
@@ -276,6 +276,11 @@ class Runtime:
                 probes.start_soon(probe, kind, backend)
         return found
 
+    def _started(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
+        secrets = self.pipeline.secrets
+        code = request.code if secrets is None else secrets.text(request.code)
+        return _started(execution_id, request, decision, code)
+
     async def _record_end(
         self, execution_id: str, outcome: str, duration_seconds: float, evidence: Mapping[str, Any]
     ) -> None:
@@ -290,11 +295,11 @@ class Runtime:
             await self._journal.append(record)
 
 
-def _started(execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
+def _started(execution_id: str, request: Request, decision: Decision, code: str) -> ExecutionStarted:
     return ExecutionStarted(
         execution_id=execution_id,
         at=datetime.now(UTC),
-        code=request.code,
+        code=code,
         language=request.language,
         profile=request.profile.name,
         backend=decision.backend,

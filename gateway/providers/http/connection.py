@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +12,7 @@ import httpx2
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import ToolUnavailable
+from gateway.policies.destinations import Destination
 from gateway.providers.http.auth import credentials
 from gateway.providers.http.request import Request, RequestTemplate
 from gateway.providers.http.response import Wanted, connecting, result_of, translated
@@ -56,6 +57,11 @@ class Connection:
                 return await result_of(response, wanted)
             finally:
                 await _closed(response)
+
+    def destination(self, method: str) -> Destination:
+        """Where a request of this method goes."""
+        scheme, host, port = self._home
+        return Destination(scheme=scheme, host=host, port=port, operations=frozenset({method.lower()}))
 
     async def health(self) -> None:
         """As `HttpApi.health`."""
@@ -134,6 +140,11 @@ class HttpProvider:
         with request_span(context, "http", self._connection.attributes | {"http.request.method": request.method}):
             request = _traced(request)
             return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        """That of the API; where a redirect may lead is the API's own egress to say."""
+        del arguments
+        return (self._connection.destination(self._template.method),)
 
     async def health(self) -> None:
         await self._connection.health()
