@@ -39,8 +39,8 @@ class CallEvent:
     cache_hit, replayed, or what a policy of your own tells), then one of completed, failed, refused and cancelled. A
     call that was refused before it was one has only that. `sequence` counts all events of an Exec from 1: a gap is what
     was dropped. `latency_seconds` and `code` (of the error, empty for none) are known at the end, `attempts` always.
-    `preview` is at most 100 characters of the result, and `…` when there is more; `masked` says that something in it is
-    hidden. `details` is what the policy said.
+    `preview` is at most 100 characters of the result or of the error's message, and `…` when there is more; `masked`
+    says that something in it is hidden. `details` is what the policy said.
     """
 
     sequence: int
@@ -239,7 +239,9 @@ class EventStream(AsyncGenerator[CallEvent, None]):
 
 def _event(sequence: int, notice: Notice) -> CallEvent:
     call, ended = notice.call, notice.kind in ENDS
-    shown, masked = preview(call.result) if notice.kind == "completed" else ("", False)
+    shown, masked = ("", False)
+    if ended:
+        shown, masked = preview(call.result if call.error is None else call.error.get("message"))
     return CallEvent(
         sequence=sequence,
         kind=str(notice.kind),

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -124,6 +125,7 @@ class Health:
                 raise InvalidRequest(f"{name} must be above 0, not {seconds}")
         self._pipeline = pipeline
         self._registry = pipeline.runner.registry
+        self._secrets = pipeline.secrets
         self._timeout_seconds = timeout_seconds
         self._slow_seconds = slow_seconds
         self._keep_seconds = keep_seconds
@@ -185,17 +187,28 @@ class Health:
         verdict = HealthStatus.HEALTHY, "", ""
         with anyio.move_on_after(self._timeout_seconds) as scope:
             try:
-                await health()
+                with nullcontext() if self._secrets is None else self._secrets.lent():
+                    await health()
             except NotImplementedError:
                 verdict = HealthStatus.UNKNOWN, "it cannot be asked", ""
             except Exception as exc:  # noqa: BLE001 - see above
-                verdict = HealthStatus.UNHEALTHY, _text(exc), type(exc).__name__
+                verdict = HealthStatus.UNHEALTHY, self._text(exc), type(exc).__name__
         seconds = time.perf_counter() - started
         if scope.cancel_called:  # some drivers turn the cancellation into an error of their own
             verdict = HealthStatus.DEGRADED, f"no answer within {self._timeout_seconds:g} s", ""
         elif verdict[0] is HealthStatus.HEALTHY and seconds > self._slow_seconds:
             verdict = HealthStatus.DEGRADED, f"slow: it took {seconds:.2f} s to answer", ""
         return _Answer(*verdict, seconds, datetime.now(UTC), self._clock())
+
+    def is_unhealthy(self, tool_id: str) -> bool:
+        """Whether that is what it said when it was last asked, and still holds. Nothing is asked."""
+        found = self._answers.get(tool_id)
+        holds = found is not None and self._clock() - found.answered_at <= self._keep_seconds
+        return holds and found is not None and found.status is HealthStatus.UNHEALTHY
+
+    def _text(self, exc: Exception) -> str:
+        text = str(exc) if isinstance(exc, SandboxError) else f"{type(exc).__name__}: {exc}"
+        return printable(text if self._secrets is None else self._secrets.text(text), _MAX_MESSAGE)
 
     def _with_circuit(self, tool: RegisteredTool, answer: _Answer) -> ToolHealth:
         circuit = _state(self._pipeline.policy(tool, "breaker"))
@@ -238,8 +251,3 @@ def _summary(tools: tuple[ToolHealth, ...], sources: tuple[SourceHealth, ...], d
 
 def _told(answer: _Answer) -> dict[str, Any]:
     return {name: value for name, value in answer._asdict().items() if name != "answered_at"}
-
-
-def _text(exc: Exception) -> str:
-    text = str(exc) if isinstance(exc, SandboxError) else f"{type(exc).__name__}: {exc}"
-    return printable(text, _MAX_MESSAGE)

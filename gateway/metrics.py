@@ -12,6 +12,7 @@ from gateway.journal.base import ToolCall
 from gateway.notices import ENDS, Notice, code_of
 from gateway.pipeline import Pipeline
 from gateway.policies.base import HasCircuits
+from gateway.selection.selector import Decision
 from gateway.tools.changes import Change
 from gateway.tools.registry import RegisteredTool
 
@@ -98,6 +99,9 @@ class Metrics:
         self._executions.labels(backend, outcome).inc()
         self._execution_seconds.labels(backend, outcome).observe(seconds)
 
+    def selection(self, decision: Decision) -> None:
+        self._selections.labels(decision.reason).inc()
+
     def follow_pools(self, claims: Claims) -> None:
         """Let whoever looks also see the hit rates of pools of sandboxes."""
         self._registered(_Pools(claims))
@@ -135,6 +139,9 @@ class Metrics:
         self._circuit = self._gauge("tool_circuit_state", "0 closed, 1 half-open, 2 open", "tool_name")
         self._transitions = self._counter(
             "tool_circuit_transitions_total", "Circuits that opened or closed", "tool_name", "to"
+        )
+        self._selections = self._counter(
+            "tool_bandit_selections_total", "Choices among the tools of groups, by why it was that one", "strategy"
         )
         self._keyed = self._counter(
             "tool_idempotency_total", "Calls with an idempotency key, by what became of them", "tool_name", "outcome"

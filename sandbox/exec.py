@@ -30,6 +30,7 @@ from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
 from sandbox.controls import Controls
+from sandbox.learnt import keep, recall
 from sandbox.logs import be_silent
 from sandbox.observed import Observed, make_metrics
 from sandbox.request import Request
@@ -130,6 +131,10 @@ class AsyncExec(Toolbox, Controls, Observed):
         self._runtime = Runtime(self._settings, search, self._journal, classes, pipeline, counted)
         Toolbox.__init__(self, registry, self._runtime.gateway, pipeline)
         Observed.__init__(self, pipeline, counted)
+        self.selection.enabled, self.selection.epsilon = wanted.bandit_enabled, wanted.bandit_epsilon
+        self.selection.blocked = self._health.is_unhealthy
+        self.selection.on_decision = None if counted is None else counted.selection
+        self._recalled = False
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
@@ -271,10 +276,14 @@ class AsyncExec(Toolbox, Controls, Observed):
             await self._close_tools()
         await self._close_observed()
         await self._journal.aclose()
+        if self._recalled:
+            await keep(self.selection, self._store, self._settings.tools.bandit_redis_key)
         await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         await self._open()
+        if (key := self._settings.tools.bandit_redis_key) and not self._recalled:
+            self._recalled = await recall(self.selection, self._store, key)
         return self
 
     async def __aexit__(

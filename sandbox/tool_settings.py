@@ -13,6 +13,7 @@ from gateway.errors import InvalidRequest
 from gateway.policies.base import Policies, Policy, PolicyConfig, Services
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
+from gateway.selection.strategies import EPSILON
 from gateway.tools.registry import RegisteredTool
 
 ORIGINAL_NAMES: Mapping[str, str] = {
@@ -26,6 +27,9 @@ ORIGINAL_NAMES: Mapping[str, str] = {
     "SEMANTIC_CACHE_ENABLED": "cache_similar",
     "TOOL_CACHE_LRU_ENABLED": "cache_lru",
     "TOOL_CACHE_ACCESS_TRACKING": "cache_access_tracking",
+    "TOOL_BANDIT_ENABLED": "bandit_enabled",
+    "TOOL_BANDIT_EPSILON": "bandit_epsilon",
+    "TOOL_BANDIT_REDIS_KEY": "bandit_redis_key",
 }
 """Other names of these settings in the environment, of least weight among all places where a setting can be."""
 
@@ -53,6 +57,10 @@ class ToolSettings(BaseModel):
     cache_similar             true: an argument `query` may differ a little (default false)
     cache_lru                 false: what was stored first makes room, not what was unused for longest (default true)
     cache_access_tracking     false: which results were used most is not counted (default true)
+    bandit_enabled            false: a group takes its first tool that can be used, and learns nothing (default true)
+    bandit_epsilon            how often groups without an epsilon of their own take any of their tools (default 0.1)
+    bandit_redis_key          the key in the Exec's store from which `async with` takes what groups have learnt, and
+                              under which closing keeps it (default none: it ends with the Exec)
 
     Raises InvalidRequest from `defaults` when they do not fit together.
     """
@@ -71,6 +79,9 @@ class ToolSettings(BaseModel):
     cache_similar: bool = False
     cache_lru: bool = True
     cache_access_tracking: bool = True
+    bandit_enabled: bool = True
+    bandit_epsilon: float = Field(default=EPSILON, ge=0, le=1)
+    bandit_redis_key: str = ""
 
     def disabled(self) -> frozenset[str]:
         """The slots whose policies are left out for all tools."""

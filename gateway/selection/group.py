@@ -26,7 +26,7 @@ class ToolGroup:
     tools         ids of at least one tool, each once
     strategy      `epsilon_greedy` (default): the best one so far, and now and then any; `ucb1`: the one that could be
                   best; `thompson`: each as often as it is likely to be best; `first`: the first that can be used
-    epsilon       how often `epsilon_greedy` takes any, from 0 to 1
+    epsilon       how often `epsilon_greedy` takes any, from 0 to 1; None (default) leaves it to the Exec, and it to 0.1
     context_keys  fields of the context that count, in any order; none for one statistic for all. A number counts by
                   the power of two below it, a text by its first 64 characters in any case
     """
@@ -34,7 +34,7 @@ class ToolGroup:
     name: str
     tools: Iterable[str]
     strategy: StrategyName = "epsilon_greedy"
-    epsilon: float = 0.1
+    epsilon: float | None = None
     context_keys: Iterable[str] = field(default=())
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class ToolGroup:
             ToolId.parse(tool_id)
         if self.strategy not in get_args(StrategyName):
             raise InvalidRequest(f"strategy must be one of {', '.join(get_args(StrategyName))}, not {self.strategy!r}")
-        if not 0 <= self.epsilon <= 1:
+        if self.epsilon is not None and not 0 <= self.epsilon <= 1:
             raise InvalidRequest(f"epsilon must be from 0 to 1, not {self.epsilon}")
         object.__setattr__(self, "tools", tools)
         object.__setattr__(self, "context_keys", tuple(sorted(set(self.context_keys))))

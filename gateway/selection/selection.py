@@ -1,5 +1,6 @@
 """The groups of one host: which of their tools can be used now, which is chosen, and what became of it."""
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from gateway.policies.access import Access
 from gateway.policies.base import HasCircuits
 from gateway.selection.group import ToolGroup
 from gateway.selection.selector import Decision, Selector
+from gateway.selection.strategies import EPSILON
 from gateway.tools.registry import RegisteredTool
 
 _NOT_ITS_FAULT = (
@@ -47,21 +49,30 @@ Permits = Callable[[RegisteredTool], bool]
 class Selection:
     """Groups by name. `blocked` says of a tool's id that it is not to be chosen now, such as for its health.
 
-    With `enabled` False every group takes its first tool that can be used, and learns nothing.
+    With `enabled` False every group takes its first tool that can be used, and learns nothing. `epsilon` is that of
+    groups that have none of their own. `on_decision` hears of every choice.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.enabled = True
+        self.epsilon = EPSILON
+        self.on_decision: Callable[[Decision], None] | None = None
+        self._saved: dict[str, JsonValue] = {}
         self.blocked: Callable[[str], bool] = _never
         self._pipeline = pipeline
         self._selectors: dict[str, Selector] = {}
 
     def add(self, group: ToolGroup) -> ToolGroup:
         """Make a group known. Idempotent. Raises InvalidRequest when another one has its name."""
+        if group.epsilon is None:
+            group = dataclasses.replace(group, epsilon=self.epsilon)
         found = self._selectors.get(group.name)
         if found is None:
             services = self._pipeline.services
-            self._selectors[group.name] = Selector(group, random=services.random, clock=services.clock)
+            selector = Selector(group, random=services.random, clock=services.clock)
+            if group.name in self._saved:
+                selector.load(self._saved.pop(group.name))
+            self._selectors[group.name] = selector
         elif found.group != group:
             raise InvalidRequest(f"there is another group {group.name!r}; give this one another name")
         return group
@@ -78,7 +89,10 @@ class Selection:
             raise ToolUnavailable(f"the group {selector.group.name!r}", "none of its tools can be used now")
         if not self.enabled:
             return Decision(usable[0], "", selector.group.name)
-        return selector.select(usable, context)
+        decision = selector.select(usable, context)
+        if self.on_decision is not None:
+            self.on_decision(decision)
+        return decision
 
     def feedback(self, decision_id: str, *, success: bool, latency_seconds: float) -> bool:
         """Whether a decision learnt from it: once, of a decision that is known and not an hour old.
@@ -128,13 +142,15 @@ class Selection:
 
     def state(self) -> dict[str, JsonValue]:
         """What all groups have learnt, as JSON, for `load`."""
-        return {name: selector.state() for name, selector in self._selectors.items()}
+        return self._saved | {name: selector.state() for name, selector in self._selectors.items()}
 
     def load(self, state: Mapping[str, JsonValue]) -> None:
-        """Go on from what `state` gave; groups that are not known are left out. Raises InvalidRequest."""
+        """Go on from what `state` gave, groups that are not known yet when they are added. Raises InvalidRequest."""
         for name, saved in state.items():
             if name in self._selectors:
                 self._selectors[name].load(saved)
+            else:
+                self._saved[name] = saved
 
     def _is_usable(self, tool_id: str, caller: Caller, permits: Permits, group: ToolGroup) -> bool:
         tool = self._pipeline.runner.registry.find(tool_id)

@@ -10,6 +10,9 @@ from gateway.selection.group import ToolGroup
 
 Reason: TypeAlias = Literal["cold_start", "explore", "exploit"]
 
+EPSILON = 0.1
+"""How often any tool is taken where nobody says otherwise."""
+
 BEST_REWARD, WORST_REWARD = 1.0, -0.5
 
 
@@ -43,7 +46,7 @@ Strategy: TypeAlias = Callable[[ToolGroup, Sequence[str], Arms, Random], Choice]
 
 
 def epsilon_greedy(group: ToolGroup, usable: Sequence[str], arms: Arms, random: Random) -> Choice:
-    if random.random() < group.epsilon:
+    if random.random() < (EPSILON if group.epsilon is None else group.epsilon):
         return Choice(random.choice(usable), "explore")
     return Choice(best_of(usable, arms, random), "exploit")
 

@@ -49,7 +49,7 @@ async def add(a: int, b: int = 1) -> int:
 
 async def fail() -> None:
     """Fail."""
-    raise LookupError("no row")
+    raise LookupError("no row for ada@example.com")
 
 
 async def secrets() -> dict[str, Any]:
@@ -113,6 +113,7 @@ async def test_failed_and_refused_calls_have_a_code(host: AsyncExec) -> None:
         with pytest.raises(ToolError):
             await host.run_tool(name, arguments)
     await soon(lambda: len(heard) == 5)
+    assert (heard[1].preview, heard[1].masked) == ("LookupError: no row for ***", True)
     assert [(event.kind, event.tool_id, event.code) for event in heard] == [
         ("started", "fail", ""),
         ("failed", "fail", "tool_failed"),

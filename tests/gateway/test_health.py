@@ -14,11 +14,12 @@ from gateway.health import MAX_AT_ONCE, Health, HealthStatus, worst
 from gateway.payload import Encoded
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call, Policies, Proceed
+from gateway.providers.secret import revealed
 from gateway.runner import Runner
 from gateway.sources import Offer
 from gateway.tools.registry import ToolRegistry
 from runtimes.mock import MockBackend
-from sandbox import AsyncExec, Exec, Tool, ToolId, ToolUnavailable
+from sandbox import AsyncExec, Exec, SecretRef, Tool, ToolGroup, ToolId, ToolUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -305,3 +306,25 @@ def test_without_an_event_loop() -> None:
         exec.register(tool("a", Asked(broken)))
         assert exec.health(refresh=True).unhealthy == 1
         assert exec.tool_health("a").status == "unhealthy"
+
+
+async def test_a_check_may_use_the_secrets_of_the_host_and_none_is_told() -> None:
+    secret = "s3cr3t-" + "x" * 20
+
+    async def check() -> None:
+        raise PermissionError(f"the key {revealed(SecretRef('key'))} is not known")
+
+    async with AsyncExec(backends={"mock": MockBackend}, secrets={"key": secret}) as host:
+        host.register(tool("a", Asked(check)))
+        found = await host.tool_health("a")
+    assert (found.status, found.error_type) == ("unhealthy", "PermissionError")
+    assert secret not in found.message
+
+
+async def test_a_group_does_not_choose_a_tool_that_said_it_is_unhealthy() -> None:
+    async with AsyncExec(backends={"mock": MockBackend}) as host:
+        host.register(tool("sick", Asked(broken)), tool("well", Asked()))
+        group = ToolGroup("any", ["sick", "well"])
+        assert (await host.select_tool(group)).tool_id in group.tools
+        await host.health()
+        assert {(await host.select_tool(group)).tool_id for _ in range(5)} == {"well"}

@@ -13,7 +13,7 @@ from gateway.errors import InvalidRequest, MissingExtra, RateLimited
 from gateway.payload import Encoded, normalise
 from gateway.policies.base import Call, Policies, Proceed
 from runtimes.mock import MockBackend
-from sandbox import AsyncExec, Caller, Exec, ToolError
+from sandbox import AsyncExec, Caller, Exec, ToolError, ToolGroup
 from sandbox.observed import make_metrics
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +32,7 @@ NAMES = {
     "tool_circuit_transitions_total": ("tool_name", "to"),
     "tool_idempotency_total": ("tool_name", "outcome"),
     "tool_inflight": ("tool_name",),
+    "tool_bandit_selections_total": ("strategy",),
     "tool_health_status": ("tool_name",),
     "toolexec_executions_total": ("backend", "outcome"),
     "toolexec_execution_duration_seconds": ("backend", "outcome"),
@@ -151,6 +152,8 @@ async def test_names_labels_and_buckets_are_the_documented_ones() -> None:
         host.tool(name="limited", policies=Policies(rate_limit=Limited()))(add)
         await host.execute_code("…", profile="dev")
         await host.run_tool("fails")
+        host.tool(add)
+        await host.run_selected(ToolGroup("any", ["add"]), {"a": 1})
         with pytest.raises(ToolError):
             await host.run_tool("limited", {"a": 1})
         await host.health()

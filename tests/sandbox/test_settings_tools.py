@@ -12,8 +12,9 @@ from gateway.errors import CircuitOpen, InvalidInput, InvalidRequest, RateLimite
 from gateway.policies.base import Policies
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
+from gateway.policies.store import MemoryStore
 from runtimes.mock import MockBackend
-from sandbox import AsyncExec, Caller, Exec, ParallelCall
+from sandbox import AsyncExec, Caller, Exec, ParallelCall, ToolGroup
 from sandbox.config import load_settings
 from sandbox.tool_settings import ORIGINAL_NAMES, ToolSettings
 
@@ -253,6 +254,61 @@ async def test_uses_of_cached_results_are_counted_unless_that_is_switched_off(
     assert (found.hits, [result.accesses for result in found.top]) == (2, counts)
 
 
+@pytest.mark.parametrize(("enabled", "reasons"), [(True, {"cold_start"}), (False, {"exploit"})])
+async def test_a_group_learns_unless_that_is_switched_off(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], *, enabled: bool, reasons: set[str]
+) -> None:
+    one = world(**setting(bandit_enabled=enabled))
+    chosen = [await one.host.select_tool(ToolGroup("any", ["read", "slow"])) for _ in range(2)]
+    assert {decision.reason for decision in chosen} == reasons
+    assert {decision.tool_id for decision in chosen} == ({"read", "slow"} if enabled else {"read"})
+    assert all(bool(decision.decision_id) is enabled for decision in chosen)
+
+
+@pytest.mark.parametrize(("epsilon", "reason"), [(1.0, "explore"), (0.0, "exploit")])
+async def test_how_often_a_group_explores_unless_it_says_so_itself(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], *, epsilon: float, reason: str
+) -> None:
+    one = world(**setting(bandit_epsilon=epsilon))
+    for group, wanted in (
+        (ToolGroup("any", ["read", "slow"]), reason),
+        (ToolGroup("own", ["read", "slow"], epsilon=1.0), "explore"),
+    ):
+        for _ in range(2):
+            decision = await one.host.select_tool(group)
+            await one.host.record_feedback(decision.decision_id, success=True, latency_seconds=0)
+        assert {(await one.host.select_tool(group)).reason for _ in range(20)} == {wanted}
+
+
+async def test_what_a_group_learnt_is_kept_under_a_key(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World]
+) -> None:
+    group, store = ToolGroup("any", ["read", "slow"], epsilon=0.0), MemoryStore()
+    given = setting(bandit_redis_key="learnt")
+    one = world(store=store, **given)
+    async with one.host as host:
+        for success in (True, False):
+            decision = await host.select_tool(group)
+            await host.record_feedback(decision.decision_id, success=success, latency_seconds=0)
+    best = one.host.selection.selector("any").best()
+    other = world(store=store, **given)
+    async with other.host as host:
+        assert {(await host.select_tool(group)).tool_id for _ in range(5)} == {best}
+    async with world(store=store, tool_settings={"bandit_redis_key": "another"}).host as host:
+        assert (await host.select_tool(group)).reason == "cold_start"
+
+
+async def test_what_cannot_be_read_of_what_was_learnt_is_left_alone(
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    await store.set("learnt", b"{", None)
+    async with world(store=store, tool_settings={"bandit_redis_key": "learnt"}).host:
+        pass
+    assert await store.get("learnt") == b"{"
+    assert "could not be read" in caplog.text
+
+
 async def test_blocks_are_the_defaults_of_all_tools(
     folder: Path, monkeypatch: pytest.MonkeyPatch, world: Callable[..., World]
 ) -> None:
@@ -295,6 +351,7 @@ def test_what_is_said_twice_is_refused() -> None:
         ({"retry_base_delay_seconds": "nan"}, "tools.retry_base_delay_seconds"),
         ({"rate_limit_enabled": "perhaps"}, "tools.rate_limit_enabled"),
         ({"unknown": 1}, "tools.unknown"),
+        ({"bandit_epsilon": 1.5}, "tools.bandit_epsilon"),
         ({"policies": {"nowhere": {"kind": "x"}}}, "nowhere"),
         ({"policies": {"retry": {"kind": "x"}}}, "retry"),
         ({"policies": {"retry": {"kind": "fixed", "delay": 1}}}, "delay"),
@@ -307,7 +364,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], where: str) -> None:
         AsyncExec(backends={"mock": MockBackend}, tool_settings=values)
 
 
-@pytest.mark.parametrize("name", sorted(ORIGINAL_NAMES.keys() - {"TOOL_CACHE_TOOLS"}))
+@pytest.mark.parametrize("name", sorted(ORIGINAL_NAMES.keys() - {"TOOL_CACHE_TOOLS", "TOOL_BANDIT_REDIS_KEY"}))
 def test_an_original_name_with_a_wrong_value_is_an_error_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "{perhaps")
     with pytest.raises(InvalidRequest, match=f"tools.{ORIGINAL_NAMES[name]}"):
