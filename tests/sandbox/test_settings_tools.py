@@ -12,7 +12,7 @@ from gateway.errors import CircuitOpen, InvalidInput, InvalidRequest, RateLimite
 from gateway.policies.base import Policies
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
-from gateway.policies.store import MemoryStore
+from gateway.policies.store import open_store
 from runtimes.mock import MockBackend
 from sandbox import AsyncExec, Caller, Exec, ParallelCall, ToolGroup
 from sandbox.config import load_settings
@@ -281,9 +281,9 @@ async def test_how_often_a_group_explores_unless_it_says_so_itself(
 
 
 async def test_what_a_group_learnt_is_kept_under_a_key(
-    setting: Callable[..., dict[str, Any]], world: Callable[..., World]
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], folder: Path
 ) -> None:
-    group, store = ToolGroup("any", ["read", "slow"], epsilon=0.0), MemoryStore()
+    group, store = ToolGroup("any", ["read", "slow"], epsilon=0.0), f"sqlite:///{folder}/store.db"
     given = setting(bandit_redis_key="learnt")
     one = world(store=store, **given)
     async with one.host as host:
@@ -299,13 +299,15 @@ async def test_what_a_group_learnt_is_kept_under_a_key(
 
 
 async def test_what_cannot_be_read_of_what_was_learnt_is_left_alone(
-    world: Callable[..., World], caplog: pytest.LogCaptureFixture
+    world: Callable[..., World], caplog: pytest.LogCaptureFixture, folder: Path
 ) -> None:
-    store = MemoryStore()
+    url = f"sqlite:///{folder}/store.db"
+    store = open_store(url)
     await store.set("learnt", b"{", None)
-    async with world(store=store, tool_settings={"bandit_redis_key": "learnt"}).host:
+    async with world(store=url, tool_settings={"bandit_redis_key": "learnt"}).host:
         pass
     assert await store.get("learnt") == b"{"
+    await store.aclose()
     assert "could not be read" in caplog.text
 
 
