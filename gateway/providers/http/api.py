@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.errors import InvalidRequest, MissingExtra
+from gateway.policies.base import Policies
 from gateway.policies.egress import Egress, origin
 from gateway.providers.http.auth import ApiKey, Auth, Basic, Bearer
 from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
@@ -64,6 +65,7 @@ class ToolFields(TypedDict, total=False):
     open_world: bool | None
     resource: str
     roles: frozenset[str]
+    policies: Policies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
