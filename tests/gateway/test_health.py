@@ -206,8 +206,15 @@ async def test_many_who_ask_at_once_get_one_answer() -> None:
 
 
 async def test_who_asks_first_and_is_cancelled_leaves_the_others_an_answer() -> None:
-    asked = Asked(sleeps(0.02))
-    world = World(tool("a", asked), slow_seconds=1.0)
+    begun = anyio.Event()
+
+    async def check() -> None:
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep_forever()
+
+    asked = Asked(check)
+    world = World(tool("a", asked), timeout_seconds=60.0, slow_seconds=60.0)
     found = []
 
     async def ask() -> None:
@@ -217,12 +224,11 @@ async def test_who_asks_first_and_is_cancelled_leaves_the_others_an_answer() -> 
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as first:
                 first.start_soon(world.health.tool, "a")
-                await anyio.sleep(0.005)
+                await begun.wait()
                 asking.start_soon(ask)
-                await anyio.sleep(0.005)
+                await anyio.wait_all_tasks_blocked()
                 scope.cancel()
-    assert found == ["healthy"]
-    assert asked.count == 2
+    assert (found, asked.count) == (["healthy"], 2)
 
 
 async def test_few_are_asked_at_the_same_time() -> None:
