@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra, SandboxError, ToolUnavailable
+from gateway.policies.egress import Egress
 from gateway.providers.secret import Secret, revealed
 from gateway.providers.unsent import unsent
 from gateway.sources import Offer
@@ -73,14 +74,17 @@ class HttpServer:
     """A server that is spoken to over streamable HTTP. Nothing is sent to any other host, except by `auth`.
 
     headers  sent with every request, for instance authorization
-    auth     an `httpx2.Auth`, such as the SDK's OAuth provider
+    auth     an `httpx2.Auth`, such as the SDK's OAuth provider; egress must allow the hosts that it asks
     verify   False, or a TLS context, for certificates of your own
+    egress   what may be connected to beside the URL's own host: a private address that its name leads to, others for
+             `auth`
     """
 
     url: str
     headers: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     auth: "httpx2.Auth | None" = field(default=None, repr=False)
     verify: "ssl.SSLContext | bool" = True
+    egress: Egress = field(default_factory=Egress)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -88,6 +92,7 @@ class HttpServer:
             raise InvalidRequest(f"the URL of an MCP server begins with https:// or http://, not {parts.scheme!r}")
         if parts.username is not None or parts.password is not None:
             raise InvalidRequest("a URL with a password in it would end up in logs; pass it in headers")
+        object.__setattr__(self, "egress", self.egress.with_url(self.url))
 
     def header_values(self) -> dict[str, str]:
         return {name: revealed(value) for name, value in self.headers.items()}
