@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -96,11 +97,15 @@ class Pipeline:
         """One attempt, in the tool's own time and the call's."""
         call.usage.attempts += 1
         tool, context = call.tool, call.context
-        if call.emit is None:
-            return await self.runner.call(tool, arguments, context, timeout_seconds=call.remaining_seconds())
-        bound = partial(_wait_seconds, call)
-        await self.runner.stream(tool, arguments, context, call.emit, timeout_seconds=bound)
-        return _NOTHING
+        began = time.perf_counter()
+        try:
+            if call.emit is None:
+                return await self.runner.call(tool, arguments, context, timeout_seconds=call.remaining_seconds())
+            bound = partial(_wait_seconds, call)
+            await self.runner.stream(tool, arguments, context, call.emit, timeout_seconds=bound)
+            return _NOTHING
+        finally:
+            call.usage.tool_seconds += time.perf_counter() - began
 
     def _changed(self, change: Change) -> None:
         if change.kind == "removed":

@@ -87,7 +87,8 @@ def _http(api: HttpApi, tool: Mapping[str, Any], fields: dict[str, Any]) -> Tool
 def _sql_database(fields: dict[str, Any]) -> "SqlDatabase":
     from gateway.providers.sql import SqlDatabase  # noqa: PLC0415 - of an extra
 
-    return SqlDatabase(**(fields | _told(fields, "password")))
+    egress = Egress(tuple(fields.pop("allow", ())))
+    return SqlDatabase(egress=egress, **(fields | _told(fields, "password")))
 
 
 def _sql(database: "SqlDatabase", tool: Mapping[str, Any], fields: dict[str, Any]) -> Tool:
@@ -190,6 +191,7 @@ BUILTIN: Mapping[str, ProviderKind] = {
             "tls": {"enum": ["verify", "encrypt", "off"]},
             "ca_file": _TEXT,
             "functions": _TEXTS,
+            "allow": _TEXTS,
         },
     ),
     "dynamodb": ProviderKind(

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +11,7 @@ import httpx2
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import ToolUnavailable
+from gateway.policies.destinations import Destination
 from gateway.providers.http.auth import credentials
 from gateway.providers.http.request import Request, RequestTemplate
 from gateway.providers.http.response import Wanted, connecting, result_of, translated
@@ -52,6 +53,11 @@ class Connection:
                 return await result_of(response, wanted)
             finally:
                 await _closed(response)
+
+    def destination(self, method: str) -> Destination:
+        """Where a request of this method goes."""
+        scheme, host, port = self._home
+        return Destination(scheme=scheme, host=host, port=port, operations=frozenset({method.lower()}))
 
     async def health(self) -> None:
         """As `HttpApi.health`."""
@@ -128,6 +134,11 @@ class HttpProvider:
         if self._sends_key and context.idempotency_key:
             request = request.with_key(context.idempotency_key)
         return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        """That of the API; where a redirect may lead is the API's own egress to say."""
+        del arguments
+        return (self._connection.destination(self._template.method),)
 
     async def health(self) -> None:
         await self._connection.health()
