@@ -16,7 +16,7 @@ from gateway.base import (
 )
 from gateway.calls import CallLog
 from gateway.chain import Time, check_timeout, run_chain
-from gateway.context import ToolContext
+from gateway.context import Progress, ToolContext
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
@@ -33,6 +33,7 @@ from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_j
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
+from gateway.secrets import Secrets
 from gateway.streaming import Feed, ToolStream
 from gateway.tools.access import access_of, permits
 from gateway.tools.docs import describe, examples
@@ -72,6 +73,7 @@ class DirectGateway:
         self.flooded = False
         self._on_flood = on_flood
         self._pipeline = pipeline
+        self._secrets = pipeline.secrets
         self._registry = registry
         self._search = search
         self._log = CallLog(grant.execution_id, journal, on_call)
@@ -174,7 +176,7 @@ class DirectGateway:
         except ToolError as exc:
             if reserved:
                 self.grant.release(1)
-            await self._refuse(via, tool_id, arguments, exc)
+            await self._refuse(via, tool_id, arguments, self._masked(exc))
             raise
         return await self._run(via, tool, given, timeout_seconds, feed)
 
@@ -182,18 +184,19 @@ class DirectGateway:
         self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
     ) -> JsonValue:
         """Make a call that is permitted and paid for."""
-        record = self._log.open(tool.id, recorded(given.data), via, _warnings(tool, given))
+        shown = given if self._secrets is None else self._secrets.encoded(given)
+        record = self._log.open(tool.id, recorded(shown.data), via, _warnings(tool, given))
         chunks = RecordedList()
         call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
-        await record.start(call.key)
+        await record.start(call.key if self._secrets is None else self._secrets.text(call.key))
         try:
             if flaw is not None:
                 raise flaw
             result = await self._pipeline.run(call)
         except ToolError as exc:
-            error = self._late(exc)
+            error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
             await record.finish(status, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
@@ -220,7 +223,7 @@ class DirectGateway:
             execution_id=grant.execution_id,
             call_index=index,
             deadline=grant.deadline,
-            on_progress=None if feed is None else feed.progress,
+            on_progress=None if feed is None else self._progress(feed),
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
@@ -256,7 +259,10 @@ class DirectGateway:
             self.flooded = True
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
-        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _record_of(arguments), via)
+        secrets = self._secrets
+        if secrets is not None:
+            tool_id = secrets.text(tool_id)
+        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _record_of(arguments, secrets), via)
         await call.start()
         await call.finish(CallStatus.REFUSED, error=error_json(error))
 
@@ -293,6 +299,13 @@ class DirectGateway:
         if self.grant.closed or self.grant.remaining_seconds() == 0:
             raise DeadlineExceeded
 
+    def _masked(self, error: ToolError) -> ToolError:
+        return error if self._secrets is None else self._secrets.error(error)
+
+    def _progress(self, feed: Feed) -> Callable[[Progress], None]:
+        secrets = self._secrets
+        return feed.progress if secrets is None else lambda progress: feed.progress(secrets.progress(progress))
+
     def _late(self, error: ToolError) -> ToolError:
         """A tool that was stopped because the execution's time is up did not take too long itself."""
         remaining = self.grant.remaining_seconds()
@@ -314,9 +327,10 @@ def _in(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _record_of(arguments: JsonValue) -> JsonValue:
+def _record_of(arguments: JsonValue, secrets: Secrets | None) -> JsonValue:
     try:
-        return recorded(encode(dict(arguments) if isinstance(arguments, Mapping) else arguments))
+        data = encode(dict(arguments) if isinstance(arguments, Mapping) else arguments)
+        return recorded(data if secrets is None else secrets.encoded(Encoded(arguments, data)).data)
     except NotJsonError as exc:
         return {"malformed": str(exc)}
 

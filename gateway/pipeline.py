@@ -8,9 +8,11 @@ from functools import partial
 from typing import NamedTuple
 
 from gateway.base import JsonValue
+from gateway.errors import ToolError
 from gateway.payload import Encoded
 from gateway.policies.base import NO_POLICIES, SLOTS, Call, Keyed, Policies, Policy, Proceed, Services
 from gateway.runner import Runner
+from gateway.secrets import Secrets
 from gateway.tools.changes import Change
 from gateway.tools.registry import RegisteredTool
 
@@ -28,7 +30,8 @@ class _Built(NamedTuple):
 class Pipeline:
     """Makes calls through the policies of their tools. `defaults` are for every tool that chooses none itself.
 
-    `disabled` names slots whose policies are left out for all tools, whatever was chosen.
+    `disabled` names slots whose policies are left out for all tools, whatever was chosen. `secrets` are lent to
+    providers, and masked in what they give before any policy sees it.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class Pipeline:
         *,
         defaults: Policies = NO_POLICIES,
         disabled: frozenset[str] = frozenset(),
+        secrets: Secrets | None = None,
     ) -> None:
         self.runner = runner
         self.services = services or Services()
+        self.secrets = secrets
         self._defaults = defaults
         self._disabled = disabled
         self._built: dict[str, _Built] = {}
@@ -81,6 +86,8 @@ class Pipeline:
             if policy is not None and slot not in self._disabled:
                 policies[slot] = policy
         run: Proceed = self._attempt_with_copy if policies else self._attempt
+        if self.secrets is not None:
+            run = partial(_lending, self.secrets, run)
         for slot in reversed(_order(policies)):
             if slot in policies:
                 run = partial(policies[slot].apply, proceed=run)
@@ -117,6 +124,23 @@ def _order(policies: Mapping[str, Policy]) -> tuple[str, ...]:
     if getattr(policies.get("breaker"), "scope", "call") != "attempt":
         return SLOTS
     return tuple({"breaker": "retry", "retry": "breaker"}.get(slot, slot) for slot in SLOTS)
+
+
+async def _lending(secrets: Secrets, attempt: Proceed, call: Call) -> Encoded:
+    """One attempt with the secrets at hand, and none of them in what comes of it."""
+    emit = call.emit
+    if emit is not None:
+
+        async def masked(chunk: Encoded) -> None:
+            await emit(secrets.encoded(chunk))
+
+        call = dataclasses.replace(call, emit=masked)
+    try:
+        with secrets.lent():
+            result = await attempt(call)
+    except ToolError as exc:
+        raise secrets.error(exc)  # noqa: B904 - the same error
+    return secrets.encoded(result)
 
 
 def _wait_seconds(call: Call) -> float | None:

@@ -17,6 +17,8 @@ from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
 from gateway.policies.base import Services
 from gateway.policies.store import Store, open_store
+from gateway.providers.secret import Secret
+from gateway.secrets import Secrets, trace
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -50,6 +52,8 @@ class AsyncExec(Toolbox, Controls):
     workers             worker processes a backend may keep (default one per core)
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
+    secrets             what tools may name by `SecretRef`: texts, or functions that give them, by name; masked in every
+                        record, result and error of a call
     journal             where records are kept (default in memory)
     store               what policies remember, a `Store` or its URL, such as `redis://…`; with one that processes share
                         they have limits, claims and results in common (default `memory`, this process alone)
@@ -71,6 +75,7 @@ class AsyncExec(Toolbox, Controls):
         workers: int | None = None,
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
+        secrets: Mapping[str, Secret] | None = None,
         journal: Journal | None = None,
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
@@ -101,6 +106,7 @@ class AsyncExec(Toolbox, Controls):
             self._journal,
             installed_backends() if backends is None else backends,
             Services(store=self._store),
+            Secrets(secrets) if secrets else None,
         )
         super().__init__(registry, self._runtime.gateway, self._runtime.pipeline)
         self._service: asyncio.Task[None] | None = None
@@ -197,7 +203,8 @@ class AsyncExec(Toolbox, Controls):
         When one fails, those before it are removed again. Raises InvalidRequest when a name is taken, ToolUnavailable
         when one does not answer in time, and what else a source raises as it opens.
         """
-        return await (await self._connected()).add(*sources)
+        with self._lending():
+            return await (await self._connected()).add(*sources)
 
     async def disconnect(self, name: str) -> None:
         """Take the tools of a source away and close it. Raises InvalidRequest, ExceptionGroup when closing failed."""
@@ -205,7 +212,8 @@ class AsyncExec(Toolbox, Controls):
 
     async def refresh(self, name: str | None = None) -> tuple[SourceReport, ...]:
         """Ask one source, or all, what they offer now; one that fails keeps its tools, and its report says why."""
-        return await (await self._connected()).refresh(name)
+        with self._lending():
+            return await (await self._connected()).refresh(name)
 
     async def sources(self) -> tuple[SourceReport, ...]:
         """What each connected source has brought, and what went wrong last."""
@@ -213,7 +221,8 @@ class AsyncExec(Toolbox, Controls):
 
     async def check_sources(self) -> dict[str, str]:
         """What is wrong with each connected source now, by its name; empty when nothing is."""
-        return await (await self._connected()).health()
+        with self._lending():
+            return await (await self._connected()).health()
 
     async def probe(self) -> dict[str, Capabilities]:
         """What each backend can do on this host, found out anew."""
@@ -232,12 +241,14 @@ class AsyncExec(Toolbox, Controls):
             return
         self._closed = True
         if self._sources is not None:
-            await _quietly(self._sources.aclose())
+            with self._lending():
+                await _quietly(self._sources.aclose())
         if self._service is not None:
             self._service.cancel()
             await asyncio.wait([self._service])
             self._service = None
-        await self._close_tools()
+        with self._lending():
+            await self._close_tools()
         await self._journal.aclose()
         await self._store.aclose()
 
@@ -293,8 +304,8 @@ class AsyncExec(Toolbox, Controls):
 async def _quietly(closing: Awaitable[None]) -> None:
     try:
         await closing
-    except ExceptionGroup:
-        _log.exception("a source did not close cleanly")
+    except ExceptionGroup as exc:
+        _log.error("a source did not close cleanly: %s", trace(exc))
 
 
 def _store(given: Store | str | None, url: str) -> Store:

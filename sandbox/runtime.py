@@ -20,6 +20,7 @@ from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, T
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Services
 from gateway.runner import Runner
+from gateway.secrets import Secrets
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
@@ -67,6 +68,7 @@ class Runtime:
         journal: Journal,
         backends: Mapping[str, BackendClass],
         services: Services | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
             raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
@@ -75,7 +77,7 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self.pipeline = Pipeline(Runner(tools.registry), services)
+        self.pipeline = Pipeline(Runner(tools.registry), services, secrets=secrets)
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -147,7 +149,7 @@ class Runtime:
         claimed = await self._pool(decision, request).claim()
         started = time.perf_counter()
         try:
-            await self._journal.append(_started(execution_id, request, decision))
+            await self._journal.append(self._started(execution_id, request, decision))
             observe(Event("started", execution_id=execution_id, backend=decision.backend))
             result = await self._supervise(execution_id, request, decision, claimed, observe)
         except BaseException as error:
@@ -187,7 +189,7 @@ class Runtime:
     ) -> ExecutionResult:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)
-        await self._journal.append(_started(execution_id, request, decision))
+        await self._journal.append(self._started(execution_id, request, decision))
         await self._record_end(execution_id, result.outcome, 0.0, {})
         return result
 
@@ -257,6 +259,11 @@ class Runtime:
                 probes.start_soon(probe, kind, backend)
         return found
 
+    def _started(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
+        secrets = self.pipeline.secrets
+        code = request.code if secrets is None else secrets.text(request.code)
+        return _started(execution_id, request, decision, code)
+
     async def _record_end(
         self, execution_id: str, outcome: str, duration_seconds: float, evidence: Mapping[str, Any]
     ) -> None:
@@ -271,11 +278,11 @@ class Runtime:
             await self._journal.append(record)
 
 
-def _started(execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
+def _started(execution_id: str, request: Request, decision: Decision, code: str) -> ExecutionStarted:
     return ExecutionStarted(
         execution_id=execution_id,
         at=datetime.now(UTC),
-        code=request.code,
+        code=code,
         language=request.language,
         profile=request.profile.name,
         backend=decision.backend,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 from uuid import uuid4
@@ -27,6 +28,7 @@ from gateway.pipeline import Pipeline
 from gateway.policies.base import CircuitState, HasCircuits
 from gateway.providers.base import Provider
 from gateway.providers.function import ToolOptions, function_tool
+from gateway.secrets import trace
 from gateway.tools.access import permits, stubs_for
 from gateway.tools.export import Exported, ExportFormat, export
 from gateway.tools.model import Tool
@@ -211,7 +213,8 @@ class Toolbox:
 
     async def check_tool(self, tool_id: str) -> None:
         """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
-        await self.registry.resolve(tool_id).tool.provider.health()
+        with self._lending():
+            await self.registry.resolve(tool_id).tool.provider.health()
 
     async def circuits(self, tenant_id: str | None = None) -> dict[str, CircuitState]:
         """By tool id, the state of each tool that has a circuit breaker: `closed`, `open` or `half_open`.
@@ -235,6 +238,11 @@ class Toolbox:
             for provider in providers.values():
                 closing.start_soon(_close, provider)
 
+    def _lending(self) -> AbstractContextManager[None]:
+        """Within it providers may ask for the host's secrets."""
+        secrets = self._pipeline.secrets
+        return nullcontext() if secrets is None else secrets.lent()
+
     def _gateway(self, caller: Caller) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
         if self._closed:
@@ -250,5 +258,5 @@ async def _close(provider: Provider) -> None:
     try:
         with anyio.fail_after(CLOSE_SECONDS):
             await provider.aclose()
-    except Exception:  # noqa: BLE001 - one that cannot be closed must not keep the others open
-        _log.exception("a provider of class %s could not be closed", type(provider).__name__)
+    except Exception as exc:  # noqa: BLE001 - one that cannot be closed must not keep the others open
+        _log.error("a provider of class %s could not be closed: %s", type(provider).__name__, trace(exc))

@@ -21,6 +21,7 @@ from gateway.policies.egress import DEFAULT_PORTS, Egress, normal_host, origin
 from gateway.providers.cli.process import Program, Tail, start
 from gateway.providers.http.transport import KEEPALIVE_SECONDS, CheckedBackend
 from gateway.providers.mcp.source import HttpServer, StdioServer
+from gateway.secrets import masked
 
 MAX_MESSAGE_BYTES = 8 << 20
 """Largest message that a server may send."""
@@ -148,7 +149,7 @@ def _message(line: bytes) -> SessionMessage | None:
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:
-        _log.debug("an MCP server printed what is no message: %r", line[:200])
+        _log.debug("an MCP server printed what is no message: %s", masked(repr(line))[:200])
         return None
 
 
