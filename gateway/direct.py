@@ -74,6 +74,7 @@ class DirectGateway:
         self._on_flood = on_flood
         self._pipeline = pipeline
         self._secrets = pipeline.secrets
+        self._inner = _Inner(self)
         self._registry = registry
         self._search = search
         self._log = CallLog(grant.execution_id, journal, on_call)
@@ -208,6 +209,14 @@ class DirectGateway:
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
         return result.value
 
+    async def call_inner(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
+        """As `ToolContext.call_tool`."""
+        self._check_open()
+        tool = self._registry.resolve(tool_id)
+        if not self.grant.admits(tool.tool.roles):
+            raise ToolDenied(tool_id)
+        return await self._run("call_tool", tool, encoded_arguments(arguments), None, None)
+
     def _prepared(
         self,
         tool: RegisteredTool,
@@ -224,6 +233,7 @@ class DirectGateway:
             call_index=index,
             deadline=grant.deadline,
             on_progress=None if feed is None else self._progress(feed),
+            call_tool=self._inner,
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
@@ -313,6 +323,22 @@ class DirectGateway:
         if isinstance(error, ToolTimeout) and remaining is not None and remaining <= _CLOCK_SLACK_SECONDS:
             return DeadlineExceeded()
         return error
+
+
+class _Inner:
+    """How a tool calls another; a copy of its context, however deep, has the same."""
+
+    __slots__ = ("_gateway",)
+
+    def __init__(self, gateway: DirectGateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, tool_id: str, arguments: Mapping[str, JsonValue], /) -> JsonValue:
+        return await self._gateway.call_inner(tool_id, arguments)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Inner":
+        del memo
+        return self
 
 
 def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:

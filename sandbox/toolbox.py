@@ -29,6 +29,9 @@ from gateway.policies.base import CircuitState, HasCircuits
 from gateway.providers.base import Provider
 from gateway.providers.function import ToolOptions, function_tool
 from gateway.secrets import trace
+from gateway.selection import Decision, Selection, ToolGroup
+from gateway.selection.provider import group_tool
+from gateway.selection.selection import context_of
 from gateway.tools.access import permits, stubs_for
 from gateway.tools.export import Exported, ExportFormat, export
 from gateway.tools.model import Tool
@@ -64,6 +67,8 @@ class Toolbox:
         """The tools: to remove, enable, disable and watch them."""
         self._open_gateway = gateway
         self._pipeline = pipeline
+        self.selection = Selection(pipeline)
+        """What groups of tools have learnt: statistics, the best tool, saving and loading."""
         self._closed = False
 
     @overload
@@ -109,6 +114,58 @@ class Toolbox:
     ) -> JsonValue:
         """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError."""
         return await self._gateway(caller).run_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
+
+    def register_group(
+        self, group: ToolGroup, *, description: str = "", input_schema: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make a group a tool of its name: a call of it is one of the member that is chosen, for snippets too.
+
+        Its input is that of the first member unless a schema says otherwise. Raises InvalidRequest.
+        """
+        self.register(
+            group_tool(self.selection, self.registry, group, description=description, input_schema=input_schema)
+        )
+
+    async def select_tool(
+        self,
+        group: ToolGroup | str,
+        *,
+        context: Mapping[str, JsonValue] | None = None,
+        caller: Caller = ANYBODY,
+    ) -> Decision:
+        """Choose one of a group's tools, of those that this caller may call and that can be used now.
+
+        Tell `record_feedback` how it went, within an hour. Raises InvalidRequest, and ToolUnavailable when there is
+        none.
+        """
+        return self.selection.select(group, caller, partial(permits, Grant(caller=caller)), context)
+
+    async def record_feedback(self, decision_id: str, *, success: bool, latency_seconds: float) -> bool:
+        """Learn from a call of the tool that was chosen, once; False when there is no such decision any more."""
+        return self.selection.feedback(decision_id, success=success, latency_seconds=latency_seconds)
+
+    async def run_selected(
+        self,
+        group: ToolGroup | str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        context: Mapping[str, JsonValue] | None = None,
+        caller: Caller = ANYBODY,
+        timeout_seconds: float | None = None,
+    ) -> JsonValue:
+        """Choose a tool of the group, call it, and learn from how it went.
+
+        `context` None stands for the caller's tenant, user, role, locale and timezone, and the plain arguments.
+        """
+        given = arguments or {}
+        found: JsonValue = await self.selection.run(
+            group,
+            lambda tool_id: self.run_tool(tool_id, given, caller=caller, timeout_seconds=timeout_seconds),
+            caller,
+            partial(permits, Grant(caller=caller)),
+            context_of(caller, given) if context is None else context,
+        )
+        return found
 
     async def stream_tool(
         self,
