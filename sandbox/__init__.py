@@ -22,6 +22,8 @@ from gateway.errors import (
     ToolUnavailable,
 )
 from gateway.policies.base import Policies
+from gateway.secrets import SecretRef
+from gateway.selection import Decision, ToolGroup
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
@@ -42,6 +44,7 @@ __all__ = [
     "ChainResult",
     "ChainStep",
     "Closed",
+    "Decision",
     "Event",
     "Exec",
     "ExecutionFailed",
@@ -59,6 +62,7 @@ __all__ = [
     "Progress",
     "SandboxError",
     "SandboxLost",
+    "SecretRef",
     "SourceReport",
     "Tool",
     "ToolCall",
@@ -66,6 +70,7 @@ __all__ = [
     "ToolError",
     "ToolEvent",
     "ToolExample",
+    "ToolGroup",
     "ToolId",
     "ToolPage",
     "ToolSource",

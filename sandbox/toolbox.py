@@ -22,6 +22,7 @@ from gateway.base import (
     ToolSummary,
 )
 from gateway.context import ANYBODY, Caller
+from gateway.correction import Correct, run_corrected
 from gateway.errors import Closed, InvalidRequest, SandboxError
 from gateway.grant import Grant
 from gateway.pipeline import Pipeline
@@ -111,9 +112,18 @@ class Toolbox:
         *,
         caller: Caller = ANYBODY,
         timeout_seconds: float | None = None,
+        correct: Correct | None = None,
     ) -> JsonValue:
-        """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError."""
-        return await self._gateway(caller).run_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
+        """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError.
+
+        `correct` is asked for other arguments when they do not fit, at most twice; every try is a call of its own in
+        the records, under one execution id.
+        """
+        gateway = self._gateway(caller)
+        run = partial(gateway.run_tool, tool_id, timeout_seconds=timeout_seconds)
+        return await (
+            run(arguments or {}) if correct is None else run_corrected(run, tool_id, arguments or {}, correct)
+        )
 
     def register_group(
         self, group: ToolGroup, *, description: str = "", input_schema: Mapping[str, Any] | None = None
