@@ -21,6 +21,8 @@ from gateway.errors import (
     Unauthorized,
 )
 from gateway.pipeline import Pipeline
+from gateway.policies.access import Access
+from gateway.policies.base import HasCircuits
 from gateway.selection.group import ToolGroup
 from gateway.selection.selector import Decision, Selector
 from gateway.tools.registry import RegisteredTool
@@ -138,12 +140,10 @@ class Selection:
         tool = self._pipeline.runner.registry.find(tool_id)
         if tool is None or not permits(tool) or self.blocked(tool.id) or tool.id == group.name:
             return False
-        # Looked at by their methods, so that an access policy or a breaker of one's own may have them too.
-        refusal = getattr(self._pipeline.policy(tool, "access"), "refusal", None)
-        if refusal is not None and refusal(caller) is not None:
+        access, breaker = self._pipeline.policy(tool, "access"), self._pipeline.policy(tool, "breaker")
+        if isinstance(access, Access) and access.refusal(caller) is not None:
             return False
-        state = getattr(self._pipeline.policy(tool, "breaker"), "state", None)
-        return not (callable(state) and state(caller.tenant_id) == "open")
+        return not (isinstance(breaker, HasCircuits) and breaker.state(caller.tenant_id) == "open")
 
 
 def context_of(caller: Caller, arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -15,8 +15,7 @@ from gateway.base import JsonValue
 from gateway.context import Caller, ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, ToolDenied, ToolError, ToolFailed, ToolUnavailable
 from gateway.payload import Encoded
-from gateway.policies.access import AccessRules
-from gateway.policies.base import Call, Policies, Proceed
+from gateway.policies import AccessRules, Call, Policies, Proceed, StandardBreaker
 from gateway.selection import ToolGroup, reward
 from gateway.selection import selector as selector_module
 from gateway.selection.selection import context_of
@@ -355,6 +354,8 @@ class Open:
     def state(self, tenant: str | None) -> str:
         return "open" if tenant == "acme" else "closed"
 
+    def reset(self) -> None: ...
+
     async def apply(self, call: Call, proceed: Proceed) -> Encoded:
         return await proceed(call)
 
@@ -441,6 +442,18 @@ async def test_what_cannot_be_used_is_not_chosen() -> None:
         exec.registry.disable("kb:search")
         with pytest.raises(ToolUnavailable):
             await exec.run_selected(GROUP, {"query": "x"}, caller=coach)
+        assert ran.count("web") == 1
+
+
+async def test_a_tool_whose_circuit_opened_is_left_alone() -> None:
+    async with AsyncExec() as exec:
+        ran = host_with(exec, web=Policies(breaker=StandardBreaker(failure_threshold=1)))
+        assert await exec.run_tool("kb:search", {"query": "x"})
+        with pytest.raises(ToolFailed):
+            await exec.run_tool("web:search", {"query": "fail"})
+        assert await exec.circuits() == {"web:search": "open"}
+        for _ in range(5):
+            assert await exec.run_selected(GROUP, {"query": "x"}) == "kb: x"
         assert ran.count("web") == 1
 
 
