@@ -49,7 +49,7 @@ async def test_a_correction_is_tried_and_recorded() -> None:
         execution_ids.add(record.execution_id)  # type: ignore[attr-defined]
         await append(record)  # type: ignore[arg-type]
 
-    journal.append = noted  # type: ignore[method-assign,assignment]
+    journal.append = noted  # type: ignore[method-assign]
     async with AsyncExec(journal=journal) as exec:
         host = Host(exec)
         corrector = Corrector({"n": "four"}, {"n": 4})

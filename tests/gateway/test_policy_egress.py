@@ -89,7 +89,7 @@ async def test_a_database_tool_says_tables_and_verbs() -> None:
     assert (unread.tables, unread.operations) == (None, None)
     described = database.schema_tool("o:schema")
     assert (await destination(described)).tables is None
-    assert (await destination(described, schema="crm", table="people")).tables == {"crm.people"}
+    assert (await destination(described, schema="crm", table="people")).tables == frozenset({"crm.people"})
 
 
 async def test_files_and_sockets_are_of_this_machine() -> None:
@@ -107,7 +107,7 @@ async def test_dynamodb_goes_where_its_client_does() -> None:
     ):
         database = DynamoDb(**keys, **options)
         place = await destination(database.tool("t:get", "get_item", "orders"))
-        assert (place.host, place.tables, place.operations) == (host, {"orders"}, {"get_item"})
+        assert (place.host, place.tables, place.operations) == (host, frozenset({"orders"}), frozenset({"get_item"}))
         await database.aclose()
 
 
@@ -148,7 +148,7 @@ async def test_dynamodb_goes_where_its_client_does() -> None:
     ],
 )
 def test_tables_of_a_statement(statement: str, dialect: str, tables: set[str]) -> None:
-    assert read(statement, dialect).tables == tables
+    assert read(statement, dialect).tables == frozenset(tables)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_tables_of_a_statement(statement: str, dialect: str, tables: set[str]) -
     ],
 )
 def test_verbs_of_a_statement(statement: str, verbs: set[str]) -> None:
-    assert read(statement, "postgres").verbs == verbs
+    assert read(statement, "postgres").verbs == frozenset(verbs)
 
 
 @given(
@@ -175,7 +175,7 @@ def test_a_with_hides_the_names_it_defines_and_no_others(names: list[str], defin
     ctes = ", ".join(f"{name} AS (SELECT 1 AS n)" for name in sorted(defined))
     clause = f"WITH {ctes} " if defined else ""
     statement = clause + " UNION ALL ".join(f"SELECT n FROM {name}" for name in names)
-    assert read(statement, "postgres").tables == set(names) - defined
+    assert read(statement, "postgres").tables == frozenset(set(names) - defined)
 
 
 # What rules let through
@@ -315,7 +315,7 @@ async def test_a_callers_statement_keeps_to_the_tables_that_are_listed(tmp_path:
 async def test_who_does_not_say_where_it_goes_is_refused_unless_allowed() -> None:
     async with AsyncExec() as exec:
         for name, rules in (("no", EgressRules()), ("yes", EgressRules(undeclared="allow"))):
-            exec.tool(lambda: 1, name=name, policies=Policies(egress=rules))
+            exec.tool(name=name, policies=Policies(egress=rules))(lambda: 1)
         assert await exec.run_tool("yes") == 1
         with pytest.raises(EgressDenied, match="does not say"):
             await exec.run_tool("no")
@@ -323,7 +323,7 @@ async def test_who_does_not_say_where_it_goes_is_refused_unless_allowed() -> Non
     assert not isinstance(source._provider("t", has_schema=False), Connects)
     web = McpSource("docs", HttpServer("https://docs.example.com/mcp"))._provider("t", has_schema=False)
     assert isinstance(web, Connects)
-    assert (await web.destinations({}))[0].operations == {"tools/call"}
+    assert (await web.destinations({}))[0].operations == frozenset({"tools/call"})
 
 
 # Dialling

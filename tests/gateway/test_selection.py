@@ -285,7 +285,7 @@ def test_what_was_saved_fits_a_group_that_has_changed() -> None:
     learn(chosen, 20, {"a": 1.0, "b": 0.0})
     other = selector(tools=("b", "c"), epsilon=0.0)
     other.load(chosen.state())
-    assert other.stats()["arms"]["b"]["pulls"] == chosen.stats()["arms"]["b"]["pulls"]  # type: ignore[index,call-overload]
+    assert other.stats()["arms"]["b"]["pulls"] == chosen.stats()["arms"]["b"]["pulls"]
     assert other.select(("b", "c")).tool_id == "c"  # it was never tried
 
 
@@ -417,8 +417,8 @@ async def test_what_does_not_fit_says_nothing_of_a_tool() -> None:
         host_with(exec)
         with pytest.raises(InvalidInput):
             await exec.run_selected(GROUP, {"quest": 1})
-        assert exec.selection.stats()["find"]["total_pulls"] == 0  # type: ignore[index,call-overload]
-        assert exec.selection.stats()["find"]["open_decisions"] == 0  # type: ignore[index,call-overload]
+        assert exec.selection.stats()["find"]["total_pulls"] == 0
+        assert exec.selection.stats()["find"]["open_decisions"] == 0
 
 
 async def test_what_cannot_be_used_is_not_chosen() -> None:
@@ -467,7 +467,7 @@ async def test_switched_off_it_takes_the_first_and_learns_nothing() -> None:
         decision = await exec.select_tool(GROUP)
         assert decision.decision_id == ""
         assert not await exec.record_feedback(decision.decision_id, success=True, latency_seconds=0)
-        assert exec.selection.stats()["find"]["total_decisions"] == 0  # type: ignore[index,call-overload]
+        assert exec.selection.stats()["find"]["total_decisions"] == 0
 
 
 async def test_a_snippet_calls_a_group_like_a_tool() -> None:
@@ -499,7 +499,11 @@ async def test_a_snippet_calls_a_group_like_a_tool() -> None:
 async def test_a_group_gives_nobody_more_than_their_role() -> None:
     async with AsyncExec() as exec:
         ran: list[str] = []
-        exec.tool(lambda: ran.append("boss"), name="secret", roles=["boss"])
+
+        @exec.tool(roles=["boss"])
+        def secret() -> None:
+            ran.append("boss")
+
         exec.register_group(ToolGroup("any", ["secret"]))
         with pytest.raises(ToolUnavailable):
             await exec.run_tool("any", caller=Caller(role="clerk"))

@@ -21,6 +21,7 @@ import anyio.to_thread
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, MissingExtra, ToolTimeout, ToolUnavailable
+from gateway.policies.base import Policies
 from gateway.policies.destinations import Destination
 from gateway.policies.egress import Egress
 from gateway.providers.secret import Secret, revealed
@@ -65,6 +66,7 @@ class ToolFields(TypedDict, total=False):
     idempotent: bool | None
     resource: str
     roles: frozenset[str]
+    policies: Policies
 
 
 class SqlDatabase:
