@@ -71,6 +71,13 @@ def test_every_form_is_masked_wherever_it_is(form: str) -> None:
         assert "tok/en" not in shown.replace("\\", "")
 
 
+def test_both_alphabets_of_base64_are_known() -> None:
+    secrets = Secrets({"T": "???>>>~~~"})
+    assert base64.b64encode(b"???>>>~~~") == b"Pz8/Pj4+fn5+"
+    for coded in ("Pz8/Pj4+fn5+", "Pz8_Pj4-fn5-"):
+        assert secrets.text(f"({coded})") == "([secret T])"
+
+
 @pytest.mark.parametrize("text", ["", "token", "tok/en", "TOK/EN", 'tok/e+" 9', "[secret", "é" * 100, "dG9r"])
 def test_what_is_no_secret_stays(text: str) -> None:
     secrets = Secrets({"CRM_TOKEN": VALUE})
@@ -251,7 +258,11 @@ class Keeps:
         self.seen: list[bytes] = []
 
     async def apply(self, call: Call, proceed: Proceed) -> Encoded:
-        result = await proceed(call)
+        try:
+            result = await proceed(call)
+        except ToolFailed as error:
+            self.seen.append(f"{error} {error.details}".encode())
+            raise
         self.seen.append(result.data)
         return result
 
@@ -268,8 +279,10 @@ async def test_policies_and_exceptions_for_the_host_have_none_either() -> None:
         def give() -> str:
             return "s3cret-token"
 
-        @exec.tool
+        @exec.tool(policies=Policies(retry=keeps))
         def fail() -> str:
+            if len(keeps.seen) > 2:
+                raise ValueError("lost s3cret-token")
             try:
                 raise KeyError("s3cret-token")
             except KeyError as exc:
@@ -279,6 +292,10 @@ async def test_policies_and_exceptions_for_the_host_have_none_either() -> None:
         assert keeps.seen == [b'"[secret T]"'] * 2
         with pytest.raises(ToolFailed) as caught:
             await exec.run_tool("fail")
+        assert keeps.seen[2:] == [b"Wrapped: no luck {'type': 'Wrapped'}"]
+        with pytest.raises(ToolFailed):
+            await exec.run_tool("fail")
+        assert keeps.seen[3:] == [b"ValueError: lost [secret T] {'type': 'ValueError'}"]
         assert "s3cret" not in "".join(traceback.format_exception(caught.value)).replace('KeyError("s3cret-token")', "")
 
 
