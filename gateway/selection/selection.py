@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from gateway.base import JsonValue
 from gateway.context import Caller
@@ -22,7 +22,6 @@ from gateway.errors import (
     Unauthorized,
 )
 from gateway.pipeline import Pipeline
-from gateway.policies.access import Access
 from gateway.policies.base import HasCircuits
 from gateway.selection.group import ToolGroup
 from gateway.selection.selector import Decision, Selector
@@ -43,7 +42,16 @@ _NOT_ITS_FAULT = (
 )
 """Errors that say nothing of how good a tool is."""
 
-Permits = Callable[[RegisteredTool], bool]
+Permits: TypeAlias = Callable[[RegisteredTool], bool]
+
+
+@runtime_checkable
+class Forewarns(Protocol):
+    """An access policy that can say beforehand whom it will refuse, as that of `AccessRules` can."""
+
+    def refusal(self, caller: Caller) -> ToolError | None:
+        """Why a call of this caller would be refused; None for one that would not."""
+        ...
 
 
 class Selection:
@@ -157,7 +165,7 @@ class Selection:
         if tool is None or not permits(tool) or self.blocked(tool.id) or tool.id == group.name:
             return False
         access, breaker = self._pipeline.policy(tool, "access"), self._pipeline.policy(tool, "breaker")
-        if isinstance(access, Access) and access.refusal(caller) is not None:
+        if isinstance(access, Forewarns) and access.refusal(caller) is not None:
             return False
         return not (isinstance(breaker, HasCircuits) and breaker.state(caller.tenant_id) == "open")
 
