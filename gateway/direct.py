@@ -4,6 +4,8 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import anyio
+
 from gateway.base import (
     CallOutcome,
     ChainResult,
@@ -49,7 +51,7 @@ MAX_REFUSED = 1000
 _MAX_ID_TEXT = 400
 MAX_LIMIT = 100
 _MAX_HINTS = 50
-"""Unknown ids of one execution that are answered with the names of similar tools, which takes milliseconds."""
+"""Unknown ids of one execution that resolvers are asked for, and that are answered with the names of similar tools."""
 _CLOCK_SLACK_SECONDS = 0.005
 
 
@@ -154,7 +156,7 @@ class DirectGateway:
         return ToolPage(page.items, page.cursor)
 
     async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        return describe(self._granted(tool_id), level)
+        return describe(await self._granted(tool_id), level)
 
     async def list_namespaces(self) -> tuple[str, ...]:
         self._check_open()
@@ -162,7 +164,7 @@ class DirectGateway:
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
         check_limit(limit)
-        return examples(self._granted(tool_id), limit)
+        return examples(await self._granted(tool_id), limit)
 
     async def _call(
         self,
@@ -176,7 +178,7 @@ class DirectGateway:
         feed: Feed | None = None,
     ) -> JsonValue:
         try:
-            tool = self._granted(tool_id)
+            tool = await self._granted(tool_id)
             given = encoded_arguments(arguments)
             if flaw is not None:
                 raise flaw
@@ -291,16 +293,26 @@ class DirectGateway:
         await call.start(refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
 
-    def _granted(self, tool_id: str) -> RegisteredTool:
+    async def _granted(self, tool_id: str) -> RegisteredTool:
         """The tool, if this execution may call it now. Names of tools that it may not call are not given away."""
-        tool = self._registry.find(tool_id)
-        if tool is None:
-            raise self._unknown(tool_id)
+        tool = self._registry.find(tool_id) or await self._resolved(tool_id)
         # Whoever may call `crm:lookup` may call the version that this means now.
         self.grant.check(tool.address if self.grant.permits(tool.address) else tool.id)
         if not self.grant.admits(tool.tool.roles):
             raise ToolDenied(tool_id)
         return tool
+
+    async def _resolved(self, tool_id: str) -> RegisteredTool:
+        """What resolvers know by an id that is not registered: only what may be called, and not without end."""
+        if not self.grant.permits(tool_id) or self._hints >= _MAX_HINTS:
+            raise self._unknown(tool_id)
+        self._check_open()
+        with anyio.move_on_after(self.grant.remaining_seconds()):
+            tool = await self._registry.lookup(tool_id)
+            if tool is None:
+                raise self._unknown(tool_id)
+            return tool
+        raise DeadlineExceeded
 
     def _unknown(self, tool_id: str) -> ToolNotFound:
         ToolId.parse(tool_id)

@@ -24,7 +24,9 @@ from gateway.runner import Runner
 from gateway.secrets import Secrets, trace
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
+from gateway.tools.resolvers import ToolResolver
 from gateway.tools.search import ToolSearch
+from gateway.tools.versions import VersionSelector
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
@@ -68,6 +70,8 @@ class AsyncExec(Toolbox, Controls, Observed):
                         they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
+    resolvers           know tools that are not registered, by id (default none); see gateway/tools/resolvers.py
+    selector            chooses which version of a tool answers to its id without version (default the newest)
     backends            backend classes by kind (default the installed ones)
     backend_options     options of single backends by kind, such as `{"docker": {"image": "…"}}`
     tool_policies       policies of tools that choose none themselves; before what settings say
@@ -92,6 +96,8 @@ class AsyncExec(Toolbox, Controls, Observed):
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
+        resolvers: Iterable[ToolResolver] = (),
+        selector: VersionSelector | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
         backend_options: Mapping[str, Mapping[str, Any]] | None = None,
         tool_policies: Policies = NO_POLICIES,
@@ -114,7 +120,7 @@ class AsyncExec(Toolbox, Controls, Observed):
             tools=tool_settings,
         )
         wanted = self._settings.tools
-        registry = ToolRegistry()
+        registry = ToolRegistry(resolvers=resolvers, selector=selector)
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         self._journal = journal or MemoryJournal()
         self._store = _store(store, self._settings.store.get_secret_value())
@@ -138,6 +144,16 @@ class AsyncExec(Toolbox, Controls, Observed):
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
+
+    @property
+    def default_profile(self) -> str:
+        """What executions ask for unless they say otherwise."""
+        return self._settings.profile
+
+    @property
+    def default_limits(self) -> Limits:
+        """What executions are held to where they ask for nothing else."""
+        return self._settings.default_limits
 
     async def execute_code(
         self,

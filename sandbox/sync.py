@@ -15,6 +15,7 @@ from gateway.providers.function import ToolOptions
 from gateway.selection import Selection, ToolGroup
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
+from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -73,6 +74,14 @@ class Exec:
     @property
     def registry(self) -> ToolRegistry:
         return self._exec.registry
+
+    @property
+    def default_profile(self) -> str:
+        return self._exec.default_profile
+
+    @property
+    def default_limits(self) -> Limits:
+        return self._exec.default_limits
 
     @overload
     def tool(self, function: Function, /) -> Function: ...

@@ -262,7 +262,7 @@ class Toolbox:
     async def export_tools(
         self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
     ) -> Exported:
-        """The tools as a model's interface wants them: `mcp`, `openai` or `anthropic`."""
+        """The tools as others list them: `mcp`, `openai`, `anthropic`, `gemini`, or `a2a` for an agent's skills."""
         grant = _grant(allowed_tools, caller)
         return export((tool for tool in self.registry.tools() if permits(grant, tool)), form)
 
@@ -280,8 +280,9 @@ class Toolbox:
 
     async def check_tool(self, tool_id: str) -> None:
         """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
+        found = await self.registry.lookup(tool_id) or self.registry.resolve(tool_id)
         with self._lending():
-            await self.registry.resolve(tool_id).tool.provider.health()
+            await found.tool.provider.health()
 
     async def circuits(self, tenant_id: str | None = None) -> dict[str, CircuitState]:
         """By tool id, the state of each tool that has a circuit breaker: `closed`, `open` or `half_open`.
@@ -312,9 +313,17 @@ class Toolbox:
 
     def _gateway(self, caller: Caller) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
+        return self._with_rights(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+
+    def _with_rights(self, grant: Grant) -> Gateway:
         if self._closed:
             raise Closed("Exec")
-        return self._open_gateway(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+        return self._open_gateway(grant)
+
+
+def open_gateway(toolbox: Toolbox, grant: Grant) -> Gateway:
+    """The tools with the rights of `grant`: for a server that stands between them and its clients. Raises Closed."""
+    return toolbox._with_rights(grant)
 
 
 def _grant(allowed_tools: Iterable[str] | None, caller: Caller) -> Grant:

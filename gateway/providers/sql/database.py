@@ -122,6 +122,7 @@ class SqlDatabase:
         self._target.check()
         if self._target.host:
             self._target = replace(self._target, egress=egress.with_url(origin_url(self._target)))
+        self._name = str(self._target)
         self._functions = frozenset(name.lower() for name in functions)
         self._engine: AsyncEngine | None = None
 
@@ -228,7 +229,7 @@ class SqlDatabase:
 
     async def run(self, step: Callable[[Connection], _T], context: ToolContext) -> _T:
         """`step` on a connection of its own. When nobody waits any more, the statement ends on the server too."""
-        call = Call(context.tool_id, str(self._target), self._target.statement_timeout_seconds)
+        call = Call(context.tool_id, self._name, self._target.statement_timeout_seconds)
         with request_span(context, "db", self._target.attributes):
             with unsent(), translating(call):
                 connection = await self._connect()
@@ -245,7 +246,7 @@ class SqlDatabase:
         seconds = self._target.pool_wait_seconds + CONNECT_SECONDS
         with anyio.move_on_after(seconds):
             return await self._engine.connect()
-        raise ToolUnavailable(str(self._target), f"no connection within {seconds:g} s")
+        raise ToolUnavailable(self._name, f"no connection within {seconds:g} s")
 
     async def _see_through(self, connection: AsyncConnection, step: Callable[[Connection], _T], call: Call) -> _T:
         """The driver never sees our cancellation: it would give up the connection, and the statement would go on."""
