@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 import anyio
 
 from gateway.base import JsonValue
+from gateway.context import ANYBODY, Caller
 from gateway.errors import SandboxError
 from gateway.journal.base import CallFinished, CallStarted, CallStatus, Journal, ToolCall
+from gateway.notices import NOTHING, CallFeed, Notice
+from gateway.policies.base import Call
 from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
@@ -24,13 +27,22 @@ CANCELLED: Mapping[str, JsonValue] = {
 
 
 class CallLog:
-    """`on_call` is told of every call when it starts (status None) and when it ends."""
+    """`on_call` is told of every call when it starts (status None) and when it ends; `feed` of that and of more."""
 
-    def __init__(self, execution_id: str, journal: Journal, on_call: Callable[[ToolCall], None] | None) -> None:
+    def __init__(
+        self,
+        execution_id: str,
+        journal: Journal,
+        on_call: Callable[[ToolCall], None] | None,
+        caller: Caller = ANYBODY,
+        feed: CallFeed | None = None,
+    ) -> None:
         self.execution_id = execution_id
         self.journal = journal
         self.calls: list[ToolCall] = []
         self._on_call = on_call
+        self._caller = caller
+        self._feed = feed or CallFeed()
 
     def open(self, tool_id: str, arguments: JsonValue, via: str, warnings: tuple[str, ...] = ()) -> "OpenCall":
         """Give the call its index. `arguments` belong to the record from here on."""
@@ -40,14 +52,31 @@ class CallLog:
         if self._on_call is not None:
             self._on_call(call)
 
+    def happened(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
+        """A policy did something with a call that is under way."""
+        self.notice(kind, self.calls[call.context.call_index], call.usage.attempts, details=details)
+
+    def notice(
+        self,
+        kind: str,
+        call: ToolCall,
+        attempts: int,
+        *,
+        began: bool = True,
+        details: Mapping[str, JsonValue] = NOTHING,
+    ) -> None:
+        if self._feed.wants(kind):
+            self._feed.tell(Notice(kind, call, self.execution_id, self._caller, attempts, began, details))
+
 
 class OpenCall:
     """A call with an index and no end yet: `start`, and unless that raises, one of `finish` and `abandon`."""
 
-    __slots__ = ("_call", "_clock", "_log")
+    __slots__ = ("_began", "_call", "_clock", "_log")
 
     def __init__(self, log: CallLog, tool_id: str, arguments: JsonValue, via: str, warnings: tuple[str, ...]) -> None:
         self._log = log
+        self._began = False
         self._clock = time.perf_counter()
         self._call = ToolCall(
             index=len(log.calls),
@@ -68,8 +97,11 @@ class OpenCall:
     def index(self) -> int:
         return self._call.index
 
-    async def start(self, key: str = "") -> None:
-        """Record the start. What the journal raises comes out: such a call must not be made."""
+    async def start(self, key: str = "", *, refused: bool = False) -> None:
+        """Record the start. What the journal raises comes out: such a call must not be made.
+
+        Of a call that is `refused` the feed hears only that.
+        """
         if key:
             self._call = self._log.calls[self._call.index] = replace(self._call, key=key)
         call = self._call
@@ -86,6 +118,9 @@ class OpenCall:
         try:
             await self._log.journal.append(record)
             self._log.tell(call)
+            if not refused:
+                self._began = True
+                self._log.notice("started", call, 0)
         except BaseException as exc:
             await self.abandon(exc)
             raise
@@ -120,6 +155,7 @@ class OpenCall:
                 "see whether its storage is reachable"
             )
         self._log.tell(call)
+        self._log.notice(status, call, call.attempts, began=self._began)
 
     async def abandon(self, reason: BaseException, usage: CallUsage | None = None) -> None:
         """Record that the execution ended first. Never raises: `reason` goes on, with a note if this failed."""

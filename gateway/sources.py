@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from gateway.errors import Closed, InvalidRequest, InvalidToolId, MissingExtra, SandboxError, ToolUnavailable
+from gateway.secrets import masked, trace
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import ToolRegistry
 
@@ -110,7 +111,7 @@ class Sources:
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for error in await self._stop(reversed(added)):
-                    _log.error("a source was removed again, and did not close cleanly", exc_info=error)
+                    _log.error("a source was removed again, and did not close cleanly: %s", trace(error))
             raise
         return tuple(owner.report for owner in added)
 
@@ -148,6 +149,10 @@ class Sources:
             for owner in self._owners.values():
                 asking.start_soon(ask, owner)
         return found
+
+    async def check(self, name: str) -> None:
+        """Return when this source answers, raise what is wrong with it. Raises InvalidRequest for an unknown name."""
+        await self._owner(name).source.health()
 
     async def aclose(self) -> None:
         """Remove every source, the last one first, whatever happens. Raises ExceptionGroup. Idempotent."""
@@ -321,7 +326,7 @@ def _fitting(tools: Iterable[Tool]) -> tuple[list[Tool], dict[str, str]]:
 
 
 def _text(exc: Exception) -> str:
-    return str(exc) if isinstance(exc, SandboxError) else f"{type(exc).__name__}: {exc}"
+    return masked(str(exc) if isinstance(exc, SandboxError) else f"{type(exc).__name__}: {exc}")
 
 
 def _raise_together(failures: list[Exception]) -> None:

@@ -17,6 +17,7 @@ from pydantic_settings import (
 from gateway.errors import InvalidRequest
 from runtimes.limits import DEFAULT_LIMITS, Limits
 from sandbox.profile import profile_named
+from sandbox.tool_settings import OriginalNames, ToolSettings
 
 
 class Settings(BaseSettings):
@@ -31,6 +32,8 @@ class Settings(BaseSettings):
     pool_idle_seconds how long warm sandboxes are kept that nobody wants (default 600; `inf` keeps them for good)
     store             where policies keep what processes share: `memory`, or a URL with redis://, postgresql:// or sqlite:///
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
+    metrics           whether calls and executions are counted for Prometheus (default no)
+    tools             policies around tools: see `ToolSettings`
     """
 
     model_config = SettingsConfigDict(
@@ -51,6 +54,8 @@ class Settings(BaseSettings):
     pool_idle_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=True)
     store: SecretStr = SecretStr("memory")
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    metrics: bool = False
+    tools: ToolSettings = Field(default_factory=ToolSettings)
 
     @field_validator("profile")
     @classmethod
@@ -77,7 +82,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings  # not ours to read
-        return init_settings, TomlConfigSettingsSource(settings_cls), env_settings
+        return init_settings, TomlConfigSettingsSource(settings_cls), env_settings, OriginalNames(settings_cls)
 
 
 def load_settings(**arguments: Any) -> Settings:

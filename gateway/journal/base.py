@@ -36,7 +36,8 @@ class ExecutionStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted:
-    """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain or run_parallel.
+    """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain or run_parallel,
+    or call_tool for one that another tool made.
 
     `key` is its idempotency key, empty for none. `warnings` say what is not wrong, and yet not as it should be, such as
     an argument that is deprecated.
