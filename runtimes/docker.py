@@ -96,7 +96,7 @@ class DockerBackend:
         folder = _make_folder(self._context.folder)
         argv = (*ARGV, SOCKET_FOLDER) if daemon.shares_kernel else ARGV
         config = self._config(spec, daemon, argv, uid, folder)
-        sandbox = DockerSandbox(self._engine, self._context.tasks, spec, folder, _new_name())
+        sandbox = DockerSandbox(self._engine, self._context.tasks_of(endpoint), spec, folder, _new_name())
         try:
             await sandbox.open(self._context, endpoint, Link(owner, daemon.shares_kernel, self._port), config)
         except BaseException:

@@ -181,7 +181,8 @@ class GvisorBackend:
         container = container_for(spec, argv=site.root.argv, uid=uid, gid=uid, socket_folder=socket_folder)
         running = site.run(container, folder)
         made.callback(self._clear_later, running)
-        self._context.tasks.start_soon(running.pump)
+        tasks = self._context.tasks_of(endpoint)
+        tasks.start_soon(running.pump)
         # Its processor time is held from outside: gVisor counts by the clock, so that a busy host counts as well.
         told = replace(spec, cpu_seconds=None)
         running.tell(agent_config(told, Endpoint(INSIDE_ADDRESS, endpoint.token)).removesuffix(b"\n"))
@@ -194,7 +195,7 @@ class GvisorBackend:
             init_is_safe=site.runsc.protects_init,
         )
         hold = None if site.groups is not None else container.memory_bytes
-        self._context.tasks.start_soon(lambda: sandbox.watch(hold_memory_bytes=hold))
+        tasks.start_soon(lambda: sandbox.watch(hold_memory_bytes=hold))
         return sandbox
 
     async def aclose(self) -> None:
@@ -207,11 +208,13 @@ class GvisorBackend:
         self._context.tasks.start_soon(self._clear, running)
 
     async def _clear(self, running: Running) -> None:
-        with anyio.CancelScope(shield=True):
-            await running.clear()
-        self._clearing -= 1
-        self._cleared.set()
-        self._cleared = anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):
+                await running.clear()
+        finally:
+            self._clearing -= 1
+            self._cleared.set()
+            self._cleared = anyio.Event()
 
 
 async def _remove(folder: Path) -> None:

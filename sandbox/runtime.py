@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, InvalidRequest, SandboxError, SandboxLost
+from gateway.errors import BackendUnavailable, Closed, InvalidRequest, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
@@ -22,6 +23,7 @@ from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
+from runtimes._background import BackendTasks, said
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
@@ -72,6 +74,7 @@ class Runtime:
         self.pipeline = Pipeline(Runner(tools.registry))
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
+        self._broken: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
         self._pools: Pools | None = None
         self._running: set[anyio.CancelScope] = set()
@@ -199,7 +202,7 @@ class Runtime:
         async with self._probing:
             if kind not in self._capabilities:
                 self._capabilities[kind] = await self._backends[kind].probe()
-            return self._capabilities[kind]
+            return self._broken.get(kind) or self._capabilities[kind]
 
     def _pool(self, decision: Decision, request: Request) -> Pool:
         assert self._pools is not None
@@ -217,7 +220,7 @@ class Runtime:
             own.mkdir(mode=0o700)
             context = BackendContext(
                 own,
-                tasks,
+                BackendTasks(kind, tasks, partial(self._broke, kind)),
                 self._settings.workers,
                 attachment=server.attachment,
                 listen=server.listen,
@@ -225,6 +228,13 @@ class Runtime:
                 options=options.get(kind, {}),
             )
             self._backends[kind] = backend(context)
+
+    def _broke(self, kind: str, error: Exception) -> None:
+        """What a backend does in the background failed: it is used no more."""
+        gone = BackendUnavailable(kind, f"a background task of it failed: {said(error)}", "Make another Exec")
+        self._broken[kind] = Capabilities(kind, usable=False, reason=gone.reason, fix=gone.fix)
+        if self._pools is not None:
+            self._pools.give_up(kind, gone)
 
     async def _close(self) -> None:
         """End everything and wait until whoever ran something was told."""
@@ -244,7 +254,7 @@ class Runtime:
         found: dict[str, Capabilities] = {}
 
         async def probe(kind: str, backend: Backend) -> None:
-            found[kind] = await backend.probe()
+            found[kind] = self._broken.get(kind) or await backend.probe()
 
         async with anyio.create_task_group() as probes:
             for kind, backend in self._backends.items():

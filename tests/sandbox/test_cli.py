@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import InvalidRequest, SandboxError
-from sandbox import Artifact, Exec, Limits
+from sandbox import Artifact, Limits
 from sandbox._exit import ExitCode
 from sandbox._options import empty_folder, parse_limits, tools_at, write_artifacts
 from sandbox._render import visible
 from sandbox.cli import EXIT_CODES
-from tests.conftest import require
+
+pytestmark = pytest.mark.usefixtures("wasm")
 
 COMMAND = str(Path(sys.executable).with_name("toolexec"))
 
@@ -40,13 +41,6 @@ NAMED = {"sum": add, "work": {"slow": slow}}
 NUMBER = 7
 raising = None
 '''
-
-
-@pytest.fixture(autouse=True)
-def _wasm(shared_exec: Exec) -> None:
-    found = shared_exec.probe()["wasm"]
-    if not found.usable:
-        require("wasm", found.reason)
 
 
 @pytest.fixture
@@ -82,7 +76,7 @@ def test_output_goes_where_the_snippet_sent_it_and_the_value_to_stderr() -> None
 
 
 def test_output_arrives_while_the_snippet_runs() -> None:
-    argv = [COMMAND, "run", "-", "--limit", "wall_seconds=20"]
+    argv = ["env", "--default-signal=INT", COMMAND, "run", "-", "--limit", "wall_seconds=20"]  # a shell may ignore it
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
