@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 async def contained(
     whose: str, on_failure: Callable[[Exception], None], func: Callable[..., Coroutine[Any, Any, Any]], *args: Any
 ) -> None:
-    """Run a task; what it raises, other than cancellation, is logged and handed to `on_failure`."""
+    """Run it; what it raises, other than cancellation, is logged and handed to `on_failure`."""
     try:
         await func(*args)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not end what it does not belong to
-        _log.error("a background task of %s failed", whose, exc_info=error)
+        _log.error("what %s does failed", whose, exc_info=error)
         on_failure(error)
 
 
@@ -32,7 +32,7 @@ class SandboxTasks:
         self._attachment = attachment
 
     def start_soon(self, func: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any) -> None:
-        self._tasks.start_soon(contained, "a sandbox", self._lose, func, *args)
+        self._tasks.start_soon(contained, "a sandbox in the background", self._lose, func, *args)
 
     def _lose(self, error: Exception) -> None:
         lost = SandboxLost(f"a background task of it failed: {said(error)}")
@@ -50,7 +50,7 @@ class BackendTasks:
         self._on_failure = on_failure
 
     def start_soon(self, func: Callable[..., Coroutine[Any, Any, Any]], /, *args: Any) -> None:
-        self._tasks.start_soon(contained, f"backend {self._kind}", self._on_failure, func, *args)
+        self._tasks.start_soon(contained, f"backend {self._kind} in the background", self._on_failure, func, *args)
 
 
 Tasks: TypeAlias = TaskGroup | BackendTasks | SandboxTasks

@@ -133,7 +133,7 @@ class DockerSandbox:
         except TimeoutError:
             return Ending(lost=f"its container did not end within {END_SECONDS:g} s")
         except SandboxError as error:
-            return Ending(lost=str(error))
+            return Ending(lost=f"it ended, and its daemon cannot say how: {error}")
 
     def _leaving(self) -> bool | None:
         """Whether it is ending by itself, None where its processes cannot be seen. Init follows its agent at once."""

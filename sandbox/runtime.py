@@ -23,7 +23,7 @@ from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
-from runtimes._background import BackendTasks, said
+from runtimes._background import BackendTasks, contained, said
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
@@ -243,8 +243,8 @@ class Runtime:
             scope.cancel()
         if self._pools is not None:
             await self._pools.aclose()
-        for backend in self._backends.values():
-            await backend.aclose()
+        for kind, backend in self._backends.items():
+            await contained(f"backend {kind}, as it closes,", lambda _error: None, backend.aclose)
         with anyio.move_on_after(CLOSE_SECONDS):
             while self._running:
                 self._idle = anyio.Event()

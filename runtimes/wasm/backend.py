@@ -236,7 +236,7 @@ class WasmBackend:
         }
         worker = Worker(process, folder, core)
         worker.order(config)
-        self._context.tasks.start_soon(contained, "a WASM worker", lambda _error: None, worker.run)
+        self._context.tasks.start_soon(contained, "a WASM worker in the background", lambda _error: None, worker.run)
         return worker
 
 
