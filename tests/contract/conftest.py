@@ -7,20 +7,20 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from runtimes.base import Capabilities
+from runtimes.base import Backend, Capabilities
 from sandbox import Exec, ExecutionResult, ToolError, ToolExample
 from tests.conftest import require
-from tests.contract.housed import HousedDocker, HousedGvisor
+from tests.contract.housed import HousedDocker, HousedGvisor, HousedUnsafe
 from tests.contract.known_gaps import KNOWN_GAPS, NO_LANGUAGE
 
 Run: TypeAlias = Callable[..., ExecutionResult]
-HOUSED = ("docker", "gvisor")
+HOUSED: Mapping[str, type[Backend]] = {"docker": HousedDocker, "gvisor": HousedGvisor, "unsafe": HousedUnsafe}
 
 
 @pytest.fixture(scope="session")
 def housed_exec() -> Iterator[Exec]:
-    """One Exec whose guests share a container of each kind: see housed.py."""
-    with Exec(backends={"docker": HousedDocker, "gvisor": HousedGvisor}, pool_size=1) as exec:
+    """One Exec whose guests share one place of each kind: see housed.py."""
+    with Exec(backends=HOUSED, allow_unsafe=True, pool_size=1) as exec:
         yield exec
 
 
@@ -28,8 +28,8 @@ def housed_exec() -> Iterator[Exec]:
 def run(shared_exec: Exec, housed_exec: Exec, backend: str, demo_tools: None, request: pytest.FixtureRequest) -> Run:
     """`run(code, **options)`: the backend under test, profile dev, 20 seconds and the options of `execute_code`.
 
-    In a container the guest has that to itself, unless its module is marked `one_container` and its test is not
-    marked `own_container`.
+    The guest has its container or process tree to itself, unless its module is marked `one_container` and its test is
+    not marked `own_container`.
     """
     marked = request.node.get_closest_marker
     shares = backend in HOUSED and marked("one_container") is not None and marked("own_container") is None

@@ -1,12 +1,13 @@
-"""Runs inside a container, as its first process: starts an agent for each guest that it is told of, side by side.
+"""Runs in a guest's place, as its first process: starts an agent for each guest that it is told of, side by side.
 
 Each agent is a process of its own, as `runtimes/guest/init.py` would start it, with its own socket, token and folder;
-what they share is the container, and the modules that each would have imported. `housed.py` is the host's part: it
+what they share is the place, and the modules that each would have imported. `housed.py` is the host's part: it
 gives this file to Python as text, tells it one JSON line for each guest to start or to end, and hears what guests
 write and how they ended.
 """
 
 import base64
+import ctypes
 import json
 import os
 import select
@@ -21,6 +22,7 @@ sys.path.insert(0, "/opt/toolexec")  # where images have the agent
 from runtimes.guest import agent, init
 
 CHUNK = 1 << 16
+PR_SET_PDEATHSIG = 1
 STDIN = 0
 
 
@@ -69,6 +71,7 @@ class Guest:
 
 
 def _become_agent(streams: tuple[int, int, int]) -> NoReturn:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

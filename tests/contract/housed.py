@@ -1,16 +1,19 @@
-"""Backends whose guests share a container: for tests of what a guest does in it, and not of the container itself.
+"""Backends whose guests share a place: for tests of what a guest does in it, and not of the place itself.
 
 Most cases of the contract ask how a snippet is read, run and answered. For those a container each is minutes of
 starting containers and proves nothing more: what they need is an agent of their own in a container of the real kind,
 with the engine's kernel, Python and file system. So here one container is started for all, by the real backend, and
-`house.py` in it starts an agent for each guest. Everything on the host's side of the guest is the real thing too.
+`house.py` in it starts an agent for each guest. Everything on the host's side of the guest is the real thing too. It is
+the same with plain processes, where importing what an agent needs is most of what it costs.
 
-A guest that asks for bounds of its own, which the container holds, has a container of its own.
+A guest that asks for bounds of its own, which its place holds, has a place of its own.
 """
 
 import base64
 import contextvars
 import json
+import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,18 +23,20 @@ from typing import Any, TypeAlias
 import anyio
 
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint
+from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
 from gateway.frames import StreamName
 from gateway.server import Listener
-from runtimes._container import SOCKET_FOLDER, agent_config, ending_of
+from runtimes._container import GUEST_FOLDER, SOCKET_FOLDER, agent_config, ending_of
 from runtimes._docker_sandbox import DockerSandbox
 from runtimes._gvisor_site import Site
 from runtimes._output import Output
-from runtimes._process import Lines
+from runtimes._process import Lines, start
 from runtimes.base import BackendContext, Ending, OutputSink, Sandbox, SandboxSpec, Usage
 from runtimes.docker import ARGV, DockerBackend
+from runtimes.folder import MARK
 from runtimes.gvisor import GvisorBackend, GvisorSandbox
 from runtimes.limits import DEFAULT_LIMITS
+from runtimes.unsafe import UnsafeBackend, UnsafeSandbox
 
 HOUSE = (Path(__file__).parent / "house.py").read_text()
 END_SECONDS = 10.0
@@ -57,7 +62,7 @@ def building() -> Iterator[None]:
 class Guest:
     """One of the guests of a house."""
 
-    def __init__(self, house: "House", number: int, listener: Listener, attachment: Attachment | None) -> None:
+    def __init__(self, house: "House", number: int, listener: Listener | None, attachment: Attachment | None) -> None:
         self.output = Output()
         self.exit_code: int | None = None
         self.gone = anyio.Event()
@@ -82,7 +87,8 @@ class Guest:
         async with self._killing:
             if self._ending is None:
                 self._ending = await self._end()
-                await self._listener.aclose()
+                if self._listener is not None:
+                    await self._listener.aclose()
         return self._ending
 
     async def _end(self) -> Ending:
@@ -101,12 +107,16 @@ class Guest:
 
 @dataclass
 class House:
-    """A container and its guests, by number. `lost` says that it is not to be used any more."""
+    """A place and its guests, by number. `lost` says that it is not to be used any more.
+
+    `rooms` is where guests have their folders, as seen from inside. `door` is the folder for their sockets and who may
+    use them; None where they use the host's own.
+    """
 
     sandbox: Sandbox
-    folder: Path
-    owner: int | None
     line: Tell
+    rooms: str
+    door: tuple[Path, int | None] | None
     lost: bool = False
 
     def __post_init__(self) -> None:
@@ -119,14 +129,16 @@ class House:
         self.line(json.dumps(words).encode())
 
     async def let_in(self, context: BackendContext, spec: SandboxSpec, endpoint: Endpoint) -> Guest:
-        number = len(self.guests)
-        name = f"{number}.sock"
-        listener = await context.listen(endpoint, self.folder / name, self.owner)
+        number, listener, inside = len(self.guests), None, endpoint
+        if self.door is not None:
+            folder, owner = self.door
+            name = f"{number}.sock"
+            listener = await context.listen(endpoint, folder / name, owner)
+            inside = Endpoint(f"unix:{SOCKET_FOLDER}/{name}", endpoint.token)
         guest = Guest(self, number, listener, context.attachment(endpoint))
         self.guests.append(guest)
-        inside = Endpoint(f"unix:{SOCKET_FOLDER}/{name}", endpoint.token)
         config = json.loads(agent_config(spec, inside))
-        self.tell(start=number, config={**config, "work": f"/guest/{number}/work"})
+        self.tell(start=number, config={**config, "work": f"{self.rooms}/{number}/work"})
         return guest
 
     def _on_output(self, stream: StreamName, data: bytes) -> None:
@@ -152,7 +164,7 @@ class Street:
         self._context = context
         self._house: House | None = None
         self._building = anyio.Lock()
-        self._last: tuple[Path, int | None] | None = None
+        self._door: tuple[Path, int | None] | None = None
 
     @property
     def context(self) -> BackendContext:
@@ -161,19 +173,22 @@ class Street:
 
     async def _listen(self, endpoint: Endpoint, socket: Path, owner: int | None) -> Listener:
         if _building.get():
-            self._last = (socket.parent, owner)
+            self._door = (socket.parent, owner)
         return await self._context.listen(endpoint, socket, owner)
 
     async def start(
-        self, spec: SandboxSpec, endpoint: Endpoint, build: Callable[[], Awaitable[tuple[Sandbox, Tell]]]
+        self,
+        spec: SandboxSpec,
+        endpoint: Endpoint,
+        build: Callable[[], Awaitable[tuple[Sandbox, Tell]]],
+        rooms: str = GUEST_FOLDER,
     ) -> Guest:
         async with self._building:
             if self._house is None or self._house.lost:
                 await self.aclose()
                 with building():
                     sandbox, tell = await build()
-                assert self._last is not None
-                self._house = House(sandbox, *self._last, tell)
+                self._house = House(sandbox, tell, rooms, self._door)
             return await self._house.let_in(self._context, spec, endpoint)
 
     async def aclose(self) -> None:
@@ -183,8 +198,8 @@ class Street:
 
 
 def may_share(spec: SandboxSpec) -> bool:
-    usual = SandboxSpec(memory_bytes=DEFAULT_LIMITS.memory_bytes, disk_bytes=DEFAULT_LIMITS.disk_bytes)
-    return replace(spec, language="python") == usual
+    usual = SandboxSpec(language=spec.language, memory_bytes=DEFAULT_LIMITS.memory_bytes)
+    return spec in {usual, replace(usual, disk_bytes=DEFAULT_LIMITS.disk_bytes)}
 
 
 class HousedDocker(DockerBackend):
@@ -235,6 +250,32 @@ class HousedGvisor(GvisorBackend):
         if _building.get():
             site = replace(site, root=replace(site.root, start=("-c", HOUSE)))
         return await super()._start(site, *rest)
+
+    async def aclose(self) -> None:
+        await self._street.aclose()
+        await super().aclose()
+
+
+class HousedUnsafe(UnsafeBackend):
+    """Plain processes, with one that starts them all in the nanny's place."""
+
+    def __init__(self, context: BackendContext) -> None:
+        self._street = Street(context)
+        self._rooms = tempfile.mkdtemp(prefix="rooms-", dir=context.folder)
+        super().__init__(context)
+
+    async def start(self, spec: SandboxSpec, endpoint: Endpoint) -> Any:
+        if not may_share(spec):
+            return await super().start(spec, endpoint)
+        return await self._street.start(spec, endpoint, self._build, self._rooms)
+
+    async def _build(self) -> tuple[Sandbox, Tell]:
+        folder = Path(tempfile.mkdtemp(prefix="house-", dir=self._context.folder))
+        env = {**GRPC_ENVIRONMENT, "MALLOC_ARENA_MAX": "1", MARK: self._context.folder.parent.name}
+        process = start((sys.executable, "-I", "-u", "-X", "utf8", "-c", HOUSE), folder=folder, env=env)
+        sandbox = UnsafeSandbox(process, folder)
+        self._context.tasks.start_soon(sandbox.pump)
+        return sandbox, process.tell
 
     async def aclose(self) -> None:
         await self._street.aclose()

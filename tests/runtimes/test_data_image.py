@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runtimes.base import Backend
 from runtimes.docker import DockerBackend
 from runtimes.gvisor import GvisorBackend
 from sandbox import AsyncExec, Outcome
@@ -24,7 +25,7 @@ LIMITS: Mapping[str, float] = {"wall_seconds": 60, "memory_bytes": 1 << 30}
 
 @asynccontextmanager
 async def guests(kind: str, **options: Any) -> AsyncIterator[AsyncExec]:
-    backends = {"docker": DockerBackend, "gvisor": GvisorBackend}
+    backends: Mapping[str, type[Backend]] = {"docker": DockerBackend, "gvisor": GvisorBackend}
     wanted = {kind: backends[kind]}
     async with AsyncExec(profile="standard", backends=wanted, backend_options={kind: options}, pool_size=0) as host:
         found = (await host.probe())[kind]

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from gateway.errors import BackendUnavailable, InvalidRequest, SandboxLost
+from runtimes import pool
 from runtimes._docker_config import OWNER_LABEL
 from runtimes._docker_engine import Engine
 from runtimes._docker_options import DEFAULT_IMAGE, DockerOptions
@@ -410,7 +411,10 @@ async def test_a_guest_that_has_no_socket_of_ours_comes_by_tls(network: tuple[st
         assert (result.outcome, result.exit_code, result.stdout) == (Outcome.EXITED, 3, "last words\n")
 
 
-async def test_a_guest_on_another_machine_checks_whom_it_talks_to(network: tuple[str, str], tmp_path: Path) -> None:
+async def test_a_guest_on_another_machine_checks_whom_it_talks_to(
+    network: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ATTACH_SECONDS", 6.0)
     name, address = network
     make_certificates(tmp_path, address)
     other = tmp_path / "other"
