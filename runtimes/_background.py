@@ -25,7 +25,10 @@ async def contained(
 
 
 class SandboxTasks:
-    """Tasks of one sandbox: when one fails the sandbox is lost, and who runs a snippet in it is told so at once."""
+    """Tasks of one sandbox: when one fails the sandbox is lost, and who runs a snippet in it is told so at once.
+
+    `attachment` is its guest's; None where the guest is gone, and nothing is left to be lost.
+    """
 
     def __init__(self, tasks: "TaskGroup | BackendTasks", attachment: Attachment | None) -> None:
         self._tasks = tasks

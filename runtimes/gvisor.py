@@ -20,6 +20,7 @@ import anyio
 from gateway.attachment import Attachment
 from gateway.endpoint import Endpoint
 from gateway.errors import BackendUnavailable
+from runtimes._background import SandboxTasks
 from runtimes._container import FIRST_UID, INSIDE_ADDRESS, SOCKET_NAME, UIDS, agent_config, container_for, ending_of
 from runtimes._gvisor_options import GvisorOptions
 from runtimes._gvisor_site import FIX, Site, find_site
@@ -205,7 +206,8 @@ class GvisorBackend:
 
     def _clear_later(self, running: Running) -> None:
         self._clearing += 1
-        self._context.tasks.start_soon(self._clear, running)
+        # Of no sandbox any more: what cannot be cleared, the next start sweeps.
+        SandboxTasks(self._context.tasks, None).start_soon(self._clear, running)
 
     async def _clear(self, running: Running) -> None:
         try:

@@ -1,7 +1,9 @@
 """Shared by all tests: asyncio only, and engines that are missing are skips with a name."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,14 @@ def backend(request: pytest.FixtureRequest, capabilities: Mapping[str, Capabilit
     if not capabilities[kind].usable:
         require(kind, capabilities[kind].reason)
     return kind
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the hosts of one test keep their folders: what names it belongs to that test, and to no other Exec."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from gateway.errors import BackendUnavailable, InvalidRequest, SandboxLost
 from runtimes import pool
@@ -23,7 +24,7 @@ from runtimes.docker import DockerBackend
 from sandbox import AsyncExec, ExecutionResult, Outcome
 from tests.conftest import require
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("runs")]
 
 MIB = 1 << 20
 
@@ -229,11 +230,9 @@ async def test_a_container_that_somebody_else_kills_is_lost_and_may_be_tried_aga
 
 
 def _run_folder() -> Path:
-    """The folder of the newest run of this process."""
-    found = sorted(Path("/tmp").glob(f"toolexec-*/{os.getpid()}-*"), key=lambda path: path.stat().st_mtime)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    found += sorted(Path(runtime, "toolexec").glob(f"{os.getpid()}-*")) if runtime else []
-    return found[-1]
+    """The folder of the only run that a test here makes in this process: see the fixture `runs`."""
+    (found,) = Path(os.environ["XDG_RUNTIME_DIR"], "toolexec").glob(f"{os.getpid()}-*")
+    return found
 
 
 async def test_nothing_is_left(engine: Engine) -> None:
@@ -276,7 +275,7 @@ async def test_a_killed_host_takes_its_guests_with_it(engine: Engine) -> None:
 
     async with host:
         assert host.stdout is not None
-        assert await host.stdout.receive() == b"held\n"
+        assert await BufferedByteReceiveStream(host.stdout).receive_until(b"\n", 100) == b"held"
         assert "running" in await owned()
         host.kill()
     with anyio.fail_after(20):

@@ -135,14 +135,14 @@ async def test_each_sandbox_has_a_user_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", ["runsc-sandbox", "runsc-gofer", "runsc"])
-async def test_an_engine_that_is_killed_is_no_good_ending(tmp_path: Path, program: str) -> None:
+async def test_an_engine_that_is_killed_is_no_good_ending(tmp_path: Path, runs: Path, program: str) -> None:
     """Releases that let a guest kill its own init do not tell that from their own death."""
     async with gvisor(tmp_path) as exec, anyio.create_task_group() as tasks:
         await exec.probe()
 
         async def kill() -> None:
             await anyio.sleep(3)  # as good as any moment: while it starts, or while its snippet sleeps
-            for pid in _processes(f"/{os.getpid()}-", program):
+            for pid in _processes(f"{runs}/", program):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -159,13 +159,13 @@ async def test_a_root_that_guests_may_not_enter_is_refused(tmp_path: Path) -> No
     assert (found.usable, found.fix) == (False, f"chmod 755 {tmp_path}")
 
 
-async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_cancelled_start_leaves_nothing(tmp_path: Path, runs: Path) -> None:
     async with gvisor(tmp_path) as exec:
         await exec.probe()
         for seconds in (0.005, 0.05, 0.3):
             with anyio.move_on_after(seconds):
                 await exec.execute_code("import time\ntime.sleep(20)")
-    assert _processes(f"/{os.getpid()}-") == []
+    assert _processes(f"{runs}/") == []
 
 
 def _make_root(folder: Path) -> None:
