@@ -6,11 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from runtimes.base import Capabilities
 from sandbox import Exec
 
 pytest_plugins = ["tests.engines"]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("toolexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("toolexec")
 
 REQUIRED = frozenset(filter(None, os.environ.get("TOOLEXEC_REQUIRE", "").split(",")))
 

@@ -313,6 +313,7 @@ def test_output_is_bounded(javascript: Run) -> None:
     assert result.truncated == frozenset({"stdout"})
 
 
+@pytest.mark.own_container
 @pytest.mark.parametrize(
     "code",
     [
@@ -326,6 +327,7 @@ def test_a_memory_bomb_exceeds_its_limit(javascript: Run, code: str) -> None:
     assert (result.outcome, result.limit) == (Outcome.LIMIT_EXCEEDED, "memory_bytes"), result.summary()
 
 
+@pytest.mark.own_container
 def test_processor_time_is_bounded(javascript: Run) -> None:
     result = javascript("for (;;);", limits={"cpu_seconds": 1})
     assert (result.outcome, result.limit) == (Outcome.LIMIT_EXCEEDED, "cpu_seconds"), result.summary()

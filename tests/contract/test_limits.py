@@ -44,6 +44,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
 def test_whatever_does_not_end_is_stopped_in_time(run: Run, code: str) -> None:
     result = run(code, limits={"wall_seconds": 0.3, "memory_bytes": 1024 * MIB})

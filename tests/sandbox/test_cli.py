@@ -69,8 +69,7 @@ def test_output_goes_where_the_snippet_sent_it_and_the_value_to_stderr() -> None
     done = toolexec("run", "-", code="import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7")
     assert done.returncode == 0
     assert done.stdout == "out\n"
-    assert done.stderr.startswith("err\n")
-    assert "value: 42\n" in done.stderr
+    assert re.search(r"^err\nvalue: 42\n", done.stderr, re.MULTILINE)  # after a word to the patient, on a busy machine
     assert re.search(r"outcome: completed; in \d+\.\d ms on backend wasm, profile standard", done.stderr)
 
 

@@ -79,4 +79,4 @@ def test_without_any_engine_what_needs_none_is_there() -> None:
     code, found = doctor(PATH="/nonexistent", DOCKER_HOST=DEAD)
     assert code == ExitCode.COMPLETED
     assert {kind for kind, one in found.items() if one["usable"]} == {"wasm", "unsafe"}
-    assert found["unsafe"]["languages"] == ["python"]
+    assert "python" in found["unsafe"]["languages"]
