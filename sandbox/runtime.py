@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, InvalidRequest, SandboxError, SandboxLost
+from gateway.errors import BackendUnavailable, Closed, InvalidRequest, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
@@ -21,6 +22,7 @@ from gateway.pipeline import Pipeline
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
+from runtimes._background import BackendTasks, contained, said
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
@@ -82,6 +84,7 @@ class Runtime:
             metrics.follow_pools(lambda: [(pool.backend, pool.claims, pool.hits) for pool in self.pool_metrics()])
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
+        self._broken: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
         self._pools: Pools | None = None
         self._running: set[anyio.CancelScope] = set()
@@ -224,7 +227,7 @@ class Runtime:
         async with self._probing:
             if kind not in self._capabilities:
                 self._capabilities[kind] = await self._backends[kind].probe()
-            return self._capabilities[kind]
+            return self._broken.get(kind) or self._capabilities[kind]
 
     def _pool(self, decision: Decision, request: Request) -> Pool:
         assert self._pools is not None
@@ -242,7 +245,7 @@ class Runtime:
             own.mkdir(mode=0o700)
             context = BackendContext(
                 own,
-                tasks,
+                BackendTasks(kind, tasks, partial(self._broke, kind)),
                 self._settings.workers,
                 attachment=server.attachment,
                 listen=server.listen,
@@ -251,6 +254,13 @@ class Runtime:
             )
             self._backends[kind] = backend(context)
 
+    def _broke(self, kind: str, error: Exception) -> None:
+        """What a backend does in the background failed: it is used no more."""
+        gone = BackendUnavailable(kind, f"a background task of it failed: {said(error)}", "Make another Exec")
+        self._broken[kind] = Capabilities(kind, usable=False, reason=gone.reason, fix=gone.fix)
+        if self._pools is not None:
+            self._pools.give_up(kind, gone)
+
     async def _close(self) -> None:
         """End everything and wait until whoever ran something was told."""
         self._closing = True
@@ -258,8 +268,8 @@ class Runtime:
             scope.cancel()
         if self._pools is not None:
             await self._pools.aclose()
-        for backend in self._backends.values():
-            await backend.aclose()
+        for kind, backend in self._backends.items():
+            await contained(f"backend {kind}, as it closes,", lambda _error: None, backend.aclose)
         with anyio.move_on_after(CLOSE_SECONDS):
             while self._running:
                 self._idle = anyio.Event()
@@ -269,7 +279,7 @@ class Runtime:
         found: dict[str, Capabilities] = {}
 
         async def probe(kind: str, backend: Backend) -> None:
-            found[kind] = await backend.probe()
+            found[kind] = self._broken.get(kind) or await backend.probe()
 
         async with anyio.create_task_group() as probes:
             for kind, backend in self._backends.items():
