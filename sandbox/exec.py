@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed
 from gateway.journal.base import Journal
-from gateway.journal.memory import MemoryJournal
+from gateway.journal.opening import open_journal
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -47,7 +47,7 @@ class AsyncExec(Toolbox):
     workers             worker processes a backend may keep (default one per core)
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
-    journal             where records are kept (default in memory)
+    journal             where records are kept: a journal, or a URL such as `sqlite:///journal.db` (default in memory)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
     backends            backend classes by kind (default the installed ones)
@@ -66,7 +66,7 @@ class AsyncExec(Toolbox):
         workers: int | None = None,
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
-        journal: Journal | None = None,
+        journal: Journal | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
@@ -82,11 +82,14 @@ class AsyncExec(Toolbox):
             workers=workers,
             pool_size=pool_size,
             pool_idle_seconds=pool_idle_seconds,
+            journal=journal if isinstance(journal, str) else None,
             backend_options=backend_options,
         )
         registry = ToolRegistry()
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
-        self._journal = journal or MemoryJournal()
+        if journal is None or isinstance(journal, str):
+            journal = open_journal(self._settings.journal)
+        self._journal: Journal = journal
         self._runtime = Runtime(
             self._settings, search, self._journal, installed_backends() if backends is None else backends
         )
@@ -95,6 +98,11 @@ class AsyncExec(Toolbox):
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
         self._sources: Sources | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """Where the records are."""
+        return self._journal
 
     async def execute_code(
         self,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gateway.errors import NotRecorded
-from gateway.journal.base import ExecutionFilter, ExecutionPage, ExecutionSummary
-from gateway.journal.ledger import Link, Verifier
+from gateway.journal.base import ExecutionFilter, ExecutionPage, ExecutionSummary, Link
+from gateway.journal.ledger import Verifier
 from gateway.journal.listing import UNFINISHED, at_microseconds, cursor_after, microseconds, read_cursor
 from gateway.journal.rows import Rows, among
 from gateway.journal.signing import Signature

@@ -15,6 +15,7 @@ from gateway.journal.base import (
     ExecutionPage,
     ExecutionSummary,
     Lease,
+    Link,
     Pruned,
     Retention,
     Verification,
@@ -137,6 +138,9 @@ class SqlJournal:
 
     async def release(self, lease: Lease) -> None:
         await self._store.step(lambda rows: leasing.release(rows, lease))
+
+    async def links(self, after: tuple[str, int] = ("", 0), limit: int = 1000) -> Sequence[Link]:
+        return await self._store.read(lambda rows: reading.links(rows, after, limit))
 
     async def verify(self, checkpoints: Sequence[Checkpoint] = (), keys: Keys | None = None) -> Verification:
         """With `keys`, each signature must be by one of them."""

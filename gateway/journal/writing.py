@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import InvalidRequest, LeaseLost, NotRecorded, SandboxError
-from gateway.journal.base import Lease
+from gateway.journal.base import Lease, Link
 from gateway.journal.codec import Content, content_of
-from gateway.journal.ledger import Head, Link, linked
+from gateway.journal.ledger import Head, linked
 from gateway.journal.listing import microseconds
 from gateway.journal.records import CallStarted, ExecutionFinished, ExecutionStarted, Record
 from gateway.journal.rows import Rows, among
