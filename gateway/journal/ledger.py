@@ -192,6 +192,10 @@ class _Chain:
         found = []
         if self._first is not None and not self._begins_where_retention_says(self._first):
             found.append((1, f"the first {self._first.sequence - 1} records are missing, and no retention took them"))
+        if self.retention is not None:
+            base = self.retention["base_hash"]
+            if any(known != base for known in self._points.get(self.retention["base_sequence"], ())):
+                found.append((self.retention["base_sequence"], "the chain begins after another record than was noted"))
         taken = [] if self.retention is None else json.loads(self.retention.get("ranges", "[]"))
         for first, last in self._emptied:
             if not any(low <= first and last <= high for low, high in taken):
