@@ -98,12 +98,10 @@ class Verifier:
                 self._end_chain()
                 self._chain = _Chain(link.tenant_id, self._points.pop(link.tenant_id, ()), forgets=self._forgets)
             self.records += 1
-            for sequence, what in self._chain.take(link):
-                self.find(link.tenant_id, sequence, what)
-            if link.content is None:
-                self.pruned += 1
-            else:
-                self._read(self._chain, link, link.content, told)
+            try:
+                self._take(self._chain, link, told)
+            except (TypeError, ValueError, KeyError, AttributeError):
+                self.find(str(link.tenant_id), int(link.sequence), "it holds what no journal writes")
         return told
 
     def find(self, tenant_id: str, sequence: int, what: str) -> None:
@@ -120,16 +118,20 @@ class Verifier:
             self._findings.append(Finding("", 0, f"and {self._unlisted} more"))
         return Verification(self.records, self.pruned, signatures, tuple(self._heads), tuple(self._findings))
 
+    def _take(self, chain: "_Chain", link: Link, told: Told) -> None:
+        for sequence, what in chain.take(link):
+            self.find(link.tenant_id, sequence, what)
+        if link.content is None:
+            self.pruned += 1
+        else:
+            self._read(chain, link, link.content, told)
+
     def _read(self, chain: "_Chain", link: Link, content: bytes, told: Told) -> None:
         if hashlib.sha256(content).hexdigest() != link.content_sha256:
             self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} was changed")
             return
-        try:
-            said = _read(content.decode())
-            where = (said.get("tenant_id", ""), said["execution_id"], said["kind"])
-        except (ValueError, KeyError, AttributeError):
-            self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} is no record")
-            return
+        said = _read(content.decode())
+        where = (said.get("tenant_id", ""), said["execution_id"], said["kind"])
         if where != (link.tenant_id, link.execution_id, link.kind):
             self.find(link.tenant_id, link.sequence, "it is filed under another tenant, execution or kind than its own")
         if link.kind == ExecutionStarted.kind:
@@ -139,7 +141,7 @@ class Verifier:
         elif link.kind == RecordsPruned.kind:
             chain.retention = said
         if content.count(_DIGEST) > content.count(_TEXT) + content.count(_BASE64):
-            told.blobs |= dict.fromkeys(references(said), link)
+            told.blobs = dict.fromkeys(references(said), link) | told.blobs
 
     def _end_chain(self) -> None:
         if self._chain is not None:

@@ -107,7 +107,7 @@ class SqlJournal:
         if blob.data is not None:
             return blob.data
         data = await self._store.read(lambda rows: reading.blob(rows, blob.sha256))
-        if Blob.of(data) != blob:
+        if Blob.of(data).sha256 != blob.sha256:
             raise JournalCorrupt(self.where, f"the data {blob.sha256} was changed")
         return data
 

@@ -1,6 +1,7 @@
 """What is written: one transaction for all records that wait, so that they share one sync of the disk."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,7 +109,7 @@ class Recorder:
                 self._add(rows, tables, heads, write)
         tables.write(rows)
         if self.signer is not None:
-            self.signer.written(rows, heads)
+            self.signer.written(rows, heads, Counter(row["tenant_id"] for row in tables.records))
 
     def _add(self, rows: Rows, tables: _Tables, heads: dict[str, Head], write: Write) -> None:
         for record, content in zip(write.records, write.contents, strict=True):
