@@ -119,8 +119,8 @@ CHANGES = {
     "the tenant in the list": ("UPDATE journal_executions SET tenant_id = 'x'", "x", 0, "another tenant_id"),
     "an execution that never was": (
         (
-            "INSERT INTO journal_executions SELECT 'new', tenant_id, owner, started_at, language, profile, backend, mode, "
-            "parent, outcome, ended_at FROM journal_executions LIMIT 1"
+            "INSERT INTO journal_executions SELECT 'new', tenant_id, owner, started_at, language, profile, backend, "
+            "mode, parent, outcome, ended_at FROM journal_executions LIMIT 1"
         ),
         "other",
         0,
