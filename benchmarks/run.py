@@ -28,6 +28,7 @@ TOPICS = {
     "search": "search",
     "http": "http_tools",
     "sql": "sql",
+    "journal": "journal",
 }
 
 
