@@ -77,7 +77,7 @@ def line(section: str, number: int) -> str:
     return found[0]
 
 
-TOOLS, CALLS = ROWS
+TOOLS, CALLS, _ = ROWS
 FIRST, SECOND, LAST = line(TOOLS, 1), line(TOOLS, 2), line(CALLS, 48)
 KEYS = line(CALLS, 5)
 
