@@ -24,6 +24,7 @@ TOPICS = {
     "sandboxes": "sandboxes",
     "containers": "containers",
     "tools": "tools",
+    "policies": "tool_policies",
     "catalogue": "catalogue",
     "search": "search",
     "http": "http_tools",

@@ -325,7 +325,10 @@ class ToolFailed(ToolError):
 
 
 class ToolUnavailable(ToolError):
-    """What the tool needs does not answer now; `details["retry_after_seconds"]` is how long to wait, if it said so."""
+    """What the tool needs does not answer now; `details["retry_after_seconds"]` is how long to wait, if it said so.
+
+    `details["sent"]` is False where nothing of the call was sent: then it may be made again whatever the tool does.
+    """
 
     code = "unavailable"
     retryable = True
@@ -372,13 +375,14 @@ class CallInProgress(ToolError):
 
 
 class IdempotencyConflict(ToolError):
-    """The same idempotency key was used with other arguments."""
+    """The same idempotency key was used with other arguments, or by another user whose result is not this one's."""
 
     code = "idempotency_conflict"
 
     def __init__(self, tool_id: str) -> None:
         super().__init__(
-            f"a call of tool {tool_id!r} with this idempotency key was made with other arguments; use another key"
+            f"a call of tool {tool_id!r} with this idempotency key was made with other arguments, or by another user; "
+            "use another key"
         )
 
 

@@ -55,6 +55,10 @@ class Pipeline:
         if isinstance(policy, Keyed):
             call.context = dataclasses.replace(call.context, idempotency_key=policy.key(call))
 
+    def check(self, tool: RegisteredTool) -> None:
+        """Build its policies, which its first call would do otherwise. Raises InvalidRequest, MissingExtra."""
+        self._of(tool)
+
     def policies(self, slot: str) -> dict[str, Policy]:
         """By tool id, the policies in use in this slot."""
         built = {tool.id: self._of(tool) for tool in self.runner.registry.tools()}
@@ -76,7 +80,7 @@ class Pipeline:
             if policy is not None and slot not in self._disabled:
                 policies[slot] = policy
         run: Proceed = self._attempt_with_copy if policies else self._attempt
-        for slot in reversed(SLOTS):
+        for slot in reversed(_order(policies)):
             if slot in policies:
                 run = partial(policies[slot].apply, proceed=run)
         return _Built(tool.tool.policies, policies, run)
@@ -101,6 +105,13 @@ class Pipeline:
     def _changed(self, change: Change) -> None:
         if change.kind == "removed":
             self._built.pop(change.tool_id, None)
+
+
+def _order(policies: Mapping[str, Policy]) -> tuple[str, ...]:
+    """That of `SLOTS`, but a breaker whose `scope` is "attempt" stands within the retries."""
+    if getattr(policies.get("breaker"), "scope", "call") != "attempt":
+        return SLOTS
+    return tuple({"breaker": "retry", "retry": "breaker"}.get(slot, slot) for slot in SLOTS)
 
 
 def _wait_seconds(call: Call) -> float | None:

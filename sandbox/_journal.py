@@ -244,7 +244,7 @@ def _ask(url: str | None, ask: Callable[[Journal], Awaitable[Answer]], *, json_o
 def _url(url: str | None) -> str:
     from sandbox.config import load_settings  # noqa: PLC0415 - slow to import
 
-    found = load_settings(journal=url).journal
+    found = load_settings(journal=url).journal.get_secret_value()
     if found == MEMORY:
         raise InvalidRequest("no journal is named; use --journal URL, the setting journal, or TOOLEXEC_JOURNAL")
     return found

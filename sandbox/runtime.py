@@ -17,6 +17,7 @@ from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
 from gateway.pipeline import Pipeline
+from gateway.policies.base import Services
 from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
@@ -60,7 +61,12 @@ class Runtime:
     """Everything that runs executions, between `serve` and its cancellation."""
 
     def __init__(
-        self, settings: "Settings", tools: ToolSearch, journal: Journal, backends: Mapping[str, BackendClass]
+        self,
+        settings: "Settings",
+        tools: ToolSearch,
+        journal: Journal,
+        backends: Mapping[str, BackendClass],
+        services: Services | None = None,
     ) -> None:
         if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
             raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
@@ -69,7 +75,7 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self._pipeline = Pipeline(Runner(tools.registry))
+        self.pipeline = Pipeline(Runner(tools.registry), services)
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -115,7 +121,7 @@ class Runtime:
         on_flood: Callable[[], None] | None = None,
     ) -> DirectGateway:
         """A gateway with the rights of `grant`."""
-        return DirectGateway(grant, self._pipeline, self._registry, self._search, self._journal, on_call, on_flood)
+        return DirectGateway(grant, self.pipeline, self._registry, self._search, self._journal, on_call, on_flood)
 
     async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
         """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 
@@ -16,6 +16,7 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest
 from gateway.payload import Encoded
+from gateway.policies.store import MemoryStore, Store
 from gateway.usage import CallUsage
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ SLOTS = (
     "retry",
     "concurrency",
 )
-"""The order in which a call passes its policies. The innermost is followed by one attempt: timeout and provider."""
+"""The order in which a call passes its policies. The innermost is followed by one attempt: timeout and provider.
+
+A breaker with an attribute `scope` of "attempt" stands within the retries, and hears of each attempt."""
 
 Emit: TypeAlias = Callable[[Encoded], Awaitable[None]]
 """Takes the next chunk of a streamed call, and waits for a slow reader."""
@@ -102,13 +105,33 @@ class Keyed(Protocol):
         ...
 
 
+CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
+
+
+@runtime_checkable
+class HasCircuits(Protocol):
+    """A breaker with circuits that can be looked at and closed by hand; one of your own may be one."""
+
+    def state(self, tenant: str | None = None) -> CircuitState:
+        """Of the circuit that this tenant's calls pass; None for the worst of all."""
+        ...
+
+    def reset(self) -> None:
+        """Close every circuit and forget what was counted. Calls under way no longer count."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What an Exec lends to the policies of its tools. Replace them in tests to be master of time and chance."""
+    """What an Exec lends to the policies of its tools. Replace them in tests to be master of time and chance.
+
+    `store` is what they share with other processes, and has a clock of its own.
+    """
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     random: Random = field(default_factory=SystemRandom)
+    store: Store = field(default_factory=MemoryStore)
 
 
 @runtime_checkable
