@@ -121,8 +121,7 @@ class PostgresStore:
             self._writer = asyncio.create_task(self._work())
         self._jobs.put_nowait(job)
         try:
-            async with asyncio.timeout(self._wait_seconds):
-                return await job.future
+            return await job.wait(self._wait_seconds)
         except TimeoutError:
             raise self._late() from None
 

@@ -8,7 +8,6 @@ import queue
 import sqlite3
 import threading
 import time
-from asyncio import timeout
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,8 +113,7 @@ class SqliteStore:
             self._thread.start()
         self._jobs.put(job)
         try:
-            async with timeout(self._wait_seconds):
-                return await job.future
+            return await job.wait(self._wait_seconds)
         except TimeoutError:
             raise JournalUnavailable(self.where, f"it did not answer within {self._wait_seconds:g} s") from None
 
