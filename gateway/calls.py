@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 import anyio
 
 from gateway.base import JsonValue
+from gateway.context import ANYBODY, Caller
 from gateway.errors import JournalUnavailable
 from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Journal, ToolCall, arguments_sha256
+from gateway.notices import NOTHING, CallFeed, Notice
 from gateway.payload import Encoded, RecordedList, recorded
+from gateway.policies.base import Call
 from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
@@ -28,7 +31,7 @@ CANCELLED: Mapping[str, JsonValue] = {
 
 
 class CallLog:
-    """`on_call` is told of every call when it starts (status None) and when it ends.
+    """`on_call` is told of every call when it starts (status None) and when it ends; `feed` of that and of more.
 
     The journal gets values whole; what is kept here, and told, is bounded.
     """
@@ -38,14 +41,16 @@ class CallLog:
         execution_id: str,
         journal: Journal,
         on_call: Callable[[ToolCall], None] | None = None,
-        *,
-        tenant_id: str = "",
+        caller: Caller = ANYBODY,
+        feed: CallFeed | None = None,
     ) -> None:
         self.execution_id = execution_id
-        self.tenant_id = tenant_id
+        self.tenant_id = caller.tenant_id
         self.journal = journal
         self.calls: list[ToolCall] = []
         self._on_call = on_call
+        self._caller = caller
+        self._feed = feed or CallFeed()
 
     def open(
         self, tool_id: str, arguments: Encoded, via: str, warnings: tuple[str, ...] = (), *, whole: bool = True
@@ -57,16 +62,33 @@ class CallLog:
         if self._on_call is not None:
             self._on_call(call)
 
+    def happened(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
+        """A policy did something with a call that is under way."""
+        self.notice(kind, self.calls[call.context.call_index], call.usage.attempts, details=details)
+
+    def notice(
+        self,
+        kind: str,
+        call: ToolCall,
+        attempts: int,
+        *,
+        began: bool = True,
+        details: Mapping[str, JsonValue] = NOTHING,
+    ) -> None:
+        if self._feed.wants(kind):
+            self._feed.tell(Notice(kind, call, self.execution_id, self._caller, attempts, began, details))
+
 
 class OpenCall:
     """A call with an index and no end yet: `start`, and unless that raises, one of `finish` and `abandon`."""
 
-    __slots__ = ("_arguments", "_call", "_clock", "_log", "_whole")
+    __slots__ = ("_arguments", "_began", "_call", "_clock", "_log", "_whole")
 
     def __init__(
         self, log: CallLog, tool_id: str, arguments: Encoded, via: str, warnings: tuple[str, ...], *, whole: bool
     ) -> None:
         self._log = log
+        self._began = False
         self._clock = time.perf_counter()
         self._arguments: Encoded | None = arguments
         self._whole = whole
@@ -89,8 +111,11 @@ class OpenCall:
     def index(self) -> int:
         return self._call.index
 
-    async def start(self, key: str = "") -> None:
-        """Record the start. What the journal raises comes out: such a call must not be made."""
+    async def start(self, key: str = "", *, refused: bool = False) -> None:
+        """Record the start. What the journal raises comes out: such a call must not be made.
+
+        Of a call that is `refused` the feed hears only that.
+        """
         if key:
             self._call = self._log.calls[self._call.index] = replace(self._call, key=key)
         call = self._call
@@ -111,6 +136,9 @@ class OpenCall:
         try:
             await self._log.journal.append(record)
             self._log.tell(call)
+            if not refused:
+                self._began = True
+                self._log.notice("started", call, 0)
         except BaseException as exc:
             await self.abandon(exc)
             raise
@@ -151,6 +179,7 @@ class OpenCall:
                 "of this Exec", f"the end of call {call.index} was not kept in {RECORD_SECONDS:g} s"
             )
         self._log.tell(call)
+        self._log.notice(status, call, call.attempts, began=self._began)
 
     async def abandon(self, reason: BaseException, usage: CallUsage | None = None) -> None:
         """Record that the execution ended first. Never raises: `reason` goes on, with a note if this failed."""

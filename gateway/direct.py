@@ -4,6 +4,8 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import anyio
+
 from gateway.base import (
     MAX_ARGUMENTS_BYTES,
     CallOutcome,
@@ -17,7 +19,7 @@ from gateway.base import (
 )
 from gateway.calls import CallLog, Chunks
 from gateway.chain import Time, check_timeout, run_chain
-from gateway.context import ToolContext
+from gateway.context import Progress, ToolContext
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
@@ -28,18 +30,21 @@ from gateway.errors import (
     ToolTimeout,
 )
 from gateway.grant import Grant
+from gateway.ids import within
 from gateway.journal.base import CallStatus, Journal, ToolCall
-from gateway.parallel import Access, run_parallel
+from gateway.parallel import Access, check_concurrent, run_parallel
 from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
+from gateway.secrets import Secrets
 from gateway.streaming import Feed, ToolStream
 from gateway.tools.access import access_of, permits
 from gateway.tools.docs import describe, examples
 from gateway.tools.model import ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
+from gateway.tracing import call_span, here, note
 
 MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
@@ -47,7 +52,7 @@ MAX_REFUSED = 1000
 _MAX_ID_TEXT = 400
 MAX_LIMIT = 100
 _MAX_HINTS = 50
-"""Unknown ids of one execution that are answered with the names of similar tools, which takes milliseconds."""
+"""Unknown ids of one execution that resolvers are asked for, and that are answered with the names of similar tools."""
 _CLOCK_SLACK_SECONDS = 0.005
 
 
@@ -56,7 +61,7 @@ class DirectGateway:
 
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
     is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
-    its error comes out as it is.
+    its error comes out as it is. With `in_sequence` the calls of a batch are made one after another.
     """
 
     def __init__(
@@ -68,14 +73,20 @@ class DirectGateway:
         journal: Journal,
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
+        *,
+        in_sequence: bool = False,
     ) -> None:
         self.grant = grant
         self.flooded = False
         self._on_flood = on_flood
+        self._in_sequence = in_sequence
         self._pipeline = pipeline
+        self._secrets = pipeline.secrets
+        self._inner = _Inner(self)
         self._registry = registry
         self._search = search
-        self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id)
+        self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed)
+        self._span = here()
         self._refused = 0
         self._hints = 0
 
@@ -116,6 +127,8 @@ class DirectGateway:
         timeout_seconds: float | None = None,
     ) -> tuple[CallOutcome, ...]:
         call = functools.partial(self._call, "run_parallel", reserved=True)
+        check_concurrent(max_concurrent)
+        max_concurrent = 1 if self._in_sequence else max_concurrent
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
@@ -144,7 +157,7 @@ class DirectGateway:
         return ToolPage(page.items, page.cursor)
 
     async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        return describe(self._granted(tool_id), level)
+        return describe(await self._granted(tool_id), level)
 
     async def list_namespaces(self) -> tuple[str, ...]:
         self._check_open()
@@ -152,7 +165,7 @@ class DirectGateway:
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
         check_limit(limit)
-        return examples(self._granted(tool_id), limit)
+        return examples(await self._granted(tool_id), limit)
 
     async def _call(
         self,
@@ -166,7 +179,7 @@ class DirectGateway:
         feed: Feed | None = None,
     ) -> JsonValue:
         try:
-            tool = self._granted(tool_id)
+            tool = await self._granted(tool_id)
             given = encoded_arguments(arguments)
             if flaw is not None:
                 raise flaw
@@ -175,7 +188,7 @@ class DirectGateway:
         except ToolError as exc:
             if reserved:
                 self.grant.release(1)
-            await self._refuse(via, tool_id, arguments, exc)
+            await self._refuse(via, tool_id, arguments, self._masked(exc))
             raise
         return await self._run(via, tool, given, timeout_seconds, feed)
 
@@ -183,19 +196,21 @@ class DirectGateway:
         self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
     ) -> JsonValue:
         """Make a call that is permitted and paid for."""
+        shown = given if self._secrets is None else self._secrets.encoded(given)
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
-        record = self._log.open(tool.id, given, via, _warnings(tool, given), whole=whole)
+        record = self._log.open(tool.id, shown, via, _warnings(tool, given), whole=whole)
         chunks = Chunks(self._log)
         call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
-        await record.start(call.key)
+        await record.start(call.key if self._secrets is None else self._secrets.text(call.key))
         try:
             if flaw is not None:
                 raise flaw
-            result = await self._pipeline.run(call)
+            with within(call.context), call_span(call, self._span):
+                result = await self._pipeline.run(call)
         except ToolError as exc:
-            error = self._late(exc)
+            error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
             given_so_far = chunks if call.emit is not None else None
             await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
@@ -207,6 +222,14 @@ class DirectGateway:
         kept = result.data if call.emit is None else chunks
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
         return result.value
+
+    async def call_inner(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
+        """As `ToolContext.call_tool`."""
+        self._check_open()
+        tool = self._registry.resolve(tool_id)
+        if not self.grant.admits(tool.tool.roles):
+            raise ToolDenied(tool_id)
+        return await self._run("call_tool", tool, encoded_arguments(arguments), None, None)
 
     def _prepared(
         self,
@@ -223,11 +246,13 @@ class DirectGateway:
             execution_id=grant.execution_id,
             call_index=index,
             deadline=grant.deadline,
-            on_progress=None if feed is None else feed.progress,
+            on_progress=None if feed is None else self._progress(feed),
+            call_tool=self._inner,
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
-            return Call(tool=tool, arguments={}, context=context, deadline=_in(_shorter(timeout_seconds, left)))
+            deadline = _in(_shorter(timeout_seconds, left))
+            return Call(tool=tool, arguments={}, context=context, deadline=deadline, tell_of=self._told)
 
         async def emit(chunk: Encoded) -> None:
             await chunks.add(chunk.data)
@@ -240,7 +265,12 @@ class DirectGateway:
             deadline=_in(left),
             emit=emit,
             wait_seconds=timeout_seconds,
+            tell_of=self._told,
         )
+
+    def _told(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
+        self._log.happened(call, kind, details)
+        note(kind, details)
 
     def _flaw(self, call: Call, given: Encoded) -> ToolError | None:
         """Fill in arguments and key. What is wrong with them is returned: it fails the call once that is recorded."""
@@ -259,20 +289,33 @@ class DirectGateway:
             self.flooded = True
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
-        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _encoded(arguments), via, whole=False)
-        await call.start()
+        secrets = self._secrets
+        if secrets is not None:
+            tool_id = secrets.text(tool_id)
+        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _encoded(arguments, secrets), via, whole=False)
+        await call.start(refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
 
-    def _granted(self, tool_id: str) -> RegisteredTool:
+    async def _granted(self, tool_id: str) -> RegisteredTool:
         """The tool, if this execution may call it now. Names of tools that it may not call are not given away."""
-        tool = self._registry.find(tool_id)
-        if tool is None:
-            raise self._unknown(tool_id)
+        tool = self._registry.find(tool_id) or await self._resolved(tool_id)
         # Whoever may call `crm:lookup` may call the version that this means now.
         self.grant.check(tool.address if self.grant.permits(tool.address) else tool.id)
         if not self.grant.admits(tool.tool.roles):
             raise ToolDenied(tool_id)
         return tool
+
+    async def _resolved(self, tool_id: str) -> RegisteredTool:
+        """What resolvers know by an id that is not registered: only what may be called, and not without end."""
+        if not self.grant.permits(tool_id) or self._hints >= _MAX_HINTS:
+            raise self._unknown(tool_id)
+        self._check_open()
+        with anyio.move_on_after(self.grant.remaining_seconds()):
+            tool = await self._registry.lookup(tool_id)
+            if tool is None:
+                raise self._unknown(tool_id)
+            return tool
+        raise DeadlineExceeded
 
     def _unknown(self, tool_id: str) -> ToolNotFound:
         ToolId.parse(tool_id)
@@ -296,6 +339,13 @@ class DirectGateway:
         if self.grant.closed or self.grant.remaining_seconds() == 0:
             raise DeadlineExceeded
 
+    def _masked(self, error: ToolError) -> ToolError:
+        return error if self._secrets is None else self._secrets.error(error)
+
+    def _progress(self, feed: Feed) -> Callable[[Progress], None]:
+        secrets = self._secrets
+        return feed.progress if secrets is None else lambda progress: feed.progress(secrets.progress(progress))
+
     def _late(self, error: ToolError) -> ToolError:
         """A tool that was stopped because the execution's time is up did not take too long itself."""
         remaining = self.grant.remaining_seconds()
@@ -303,6 +353,22 @@ class DirectGateway:
         if isinstance(error, ToolTimeout) and remaining is not None and remaining <= _CLOCK_SLACK_SECONDS:
             return DeadlineExceeded()
         return error
+
+
+class _Inner:
+    """How a tool calls another; a copy of its context, however deep, has the same."""
+
+    __slots__ = ("_gateway",)
+
+    def __init__(self, gateway: DirectGateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, tool_id: str, arguments: Mapping[str, JsonValue], /) -> JsonValue:
+        return await self._gateway.call_inner(tool_id, arguments)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Inner":
+        del memo
+        return self
 
 
 def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:
@@ -317,9 +383,10 @@ def _in(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _encoded(arguments: JsonValue) -> Encoded:
+def _encoded(arguments: JsonValue, secrets: Secrets | None) -> Encoded:
     try:
-        return normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
+        given = normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
+        return given if secrets is None else secrets.encoded(given)
     except NotJsonError as exc:
         return normalise({"malformed": str(exc)})
 

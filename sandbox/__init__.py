@@ -21,7 +21,11 @@ from gateway.errors import (
     ToolError,
     ToolUnavailable,
 )
+from gateway.events import CallEvent
+from gateway.health import HealthStatus, HealthSummary, SourceHealth, ToolHealth
 from gateway.policies.base import Policies
+from gateway.secrets import SecretRef
+from gateway.selection import Decision, ToolGroup
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
@@ -36,17 +40,21 @@ __all__ = [
     "AsyncExec",
     "BackendUnavailable",
     "Busy",
+    "CallEvent",
     "CallOutcome",
     "Caller",
     "Capabilities",
     "ChainResult",
     "ChainStep",
     "Closed",
+    "Decision",
     "Event",
     "Exec",
     "ExecutionFailed",
     "ExecutionResult",
     "GuestError",
+    "HealthStatus",
+    "HealthSummary",
     "InvalidRequest",
     "Limits",
     "MissingExtra",
@@ -59,6 +67,8 @@ __all__ = [
     "Progress",
     "SandboxError",
     "SandboxLost",
+    "SecretRef",
+    "SourceHealth",
     "SourceReport",
     "Tool",
     "ToolCall",
@@ -66,6 +76,8 @@ __all__ = [
     "ToolError",
     "ToolEvent",
     "ToolExample",
+    "ToolGroup",
+    "ToolHealth",
     "ToolId",
     "ToolPage",
     "ToolSource",

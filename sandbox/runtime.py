@@ -17,8 +17,6 @@ from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
 from gateway.pipeline import Pipeline
-from gateway.policies.base import Services
-from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
@@ -33,8 +31,10 @@ from sandbox.policy import Decision, Wanted, by_preference, decide
 from sandbox.recorded import cut_off, ended, started
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
+from sandbox.watched import watched
 
 if TYPE_CHECKING:
+    from gateway.metrics import Metrics
     from runtimes.check import Diagnostic
     from sandbox.config import Settings  # imported by whoever makes one: see sandbox/exec.py
 
@@ -66,7 +66,8 @@ class Runtime:
         tools: ToolSearch,
         journal: Journal,
         backends: Mapping[str, BackendClass],
-        services: Services | None = None,
+        pipeline: Pipeline,
+        metrics: "Metrics | None" = None,
     ) -> None:
         if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
             raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
@@ -75,7 +76,10 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self.pipeline = Pipeline(Runner(tools.registry), services)
+        self.pipeline = pipeline
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.follow_pools(lambda: [(pool.backend, pool.claims, pool.hits) for pool in self.pool_metrics()])
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -121,7 +125,16 @@ class Runtime:
         on_flood: Callable[[], None] | None = None,
     ) -> DirectGateway:
         """A gateway with the rights of `grant`."""
-        return DirectGateway(grant, self.pipeline, self._registry, self._search, self._journal, on_call, on_flood)
+        return DirectGateway(
+            grant,
+            self.pipeline,
+            self._registry,
+            self._search,
+            self._journal,
+            on_call,
+            on_flood,
+            in_sequence=not self._settings.tools.parallel_enabled,
+        )
 
     async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
         """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""
@@ -142,6 +155,12 @@ class Runtime:
     async def _execute(self, request: Request, observe: Observer) -> ExecutionResult:
         decision = await self._decide(request)
         execution_id = uuid4().hex
+        with watched(execution_id, request, decision.backend, self._metrics) as watch:
+            result = await self._run(execution_id, request, decision, observe)
+            watch.result = result
+        return result
+
+    async def _run(self, execution_id: str, request: Request, decision: Decision, observe: Observer) -> ExecutionResult:
         if request.check and (flaws := await self._check(request)):
             return await self._turn_down(execution_id, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
@@ -152,13 +171,14 @@ class Runtime:
             result = await self._supervise(execution_id, request, decision, claimed, observe)
         except BaseException as error:
             await end(claimed.sandbox, claimed.attachment)
-            await self._record_cut_off(cut_off(execution_id, request, error, time.perf_counter() - begun), error)
+            record = cut_off(execution_id, request, error, time.perf_counter() - begun, self.pipeline.secrets)
+            await self._record_cut_off(record, error)
             raise
-        await self._record_end(ended(result, request))
+        await self._record_end(ended(result, request, self.pipeline.secrets))
         return result
 
     def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
-        return started(execution_id, request, decision, self._capabilities[decision.backend])
+        return started(execution_id, request, decision, self._capabilities[decision.backend], self.pipeline.secrets)
 
     async def _supervise(
         self, execution_id: str, request: Request, decision: Decision, claimed: Claimed, observe: Observer
@@ -190,7 +210,7 @@ class Runtime:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)
         await self._journal.append(self._start_of(execution_id, request, decision))
-        await self._record_end(ended(result, request))
+        await self._record_end(ended(result, request, self.pipeline.secrets))
         return result
 
     async def _decide(self, request: Request) -> Decision:
