@@ -29,6 +29,7 @@ TOPICS = {
     "search": "search",
     "http": "http_tools",
     "sql": "sql",
+    "journal": "journal",
 }
 
 

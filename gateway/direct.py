@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio
 
 from gateway.base import (
+    MAX_ARGUMENTS_BYTES,
     CallOutcome,
     ChainResult,
     ChainStep,
@@ -16,7 +17,7 @@ from gateway.base import (
     ToolPage,
     ToolSummary,
 )
-from gateway.calls import CallLog
+from gateway.calls import CallLog, Chunks
 from gateway.chain import Time, check_timeout, run_chain
 from gateway.context import Progress, ToolContext
 from gateway.errors import (
@@ -32,7 +33,7 @@ from gateway.grant import Grant
 from gateway.ids import within
 from gateway.journal.base import CallStatus, Journal, ToolCall
 from gateway.parallel import Access, check_concurrent, run_parallel
-from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
+from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
@@ -196,8 +197,9 @@ class DirectGateway:
     ) -> JsonValue:
         """Make a call that is permitted and paid for."""
         shown = given if self._secrets is None else self._secrets.encoded(given)
-        record = self._log.open(tool.id, recorded(shown.data), via, _warnings(tool, given))
-        chunks = RecordedList()
+        whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
+        record = self._log.open(tool.id, shown, via, _warnings(tool, given), whole=whole)
+        chunks = Chunks(self._log)
         call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
@@ -210,13 +212,14 @@ class DirectGateway:
         except ToolError as exc:
             error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
-            await record.finish(status, error=error_json(error), usage=call.usage)
+            given_so_far = chunks if call.emit is not None else None
+            await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
             await record.abandon(exc, call.usage)
             raise
-        kept = recorded(result.data) if call.emit is None else chunks.recorded()
-        call.usage.output_bytes = len(result.data) if call.emit is None else chunks.size_bytes
+        call.usage.output_bytes = len(result.data) if call.emit is None else chunks.view.size_bytes
+        kept = result.data if call.emit is None else chunks
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
         return result.value
 
@@ -234,7 +237,7 @@ class DirectGateway:
         index: int,
         timeout_seconds: float | None,
         feed: Feed | None,
-        chunks: RecordedList,
+        chunks: Chunks,
     ) -> Call:
         grant = self.grant
         context = ToolContext(
@@ -252,7 +255,7 @@ class DirectGateway:
             return Call(tool=tool, arguments={}, context=context, deadline=deadline, tell_of=self._told)
 
         async def emit(chunk: Encoded) -> None:
-            chunks.add(chunk.data)
+            await chunks.add(chunk.data)
             await feed.chunk(chunk)
 
         return Call(
@@ -289,7 +292,7 @@ class DirectGateway:
         secrets = self._secrets
         if secrets is not None:
             tool_id = secrets.text(tool_id)
-        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _record_of(arguments, secrets), via)
+        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _encoded(arguments, secrets), via, whole=False)
         await call.start(refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
 
@@ -380,12 +383,12 @@ def _in(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _record_of(arguments: JsonValue, secrets: Secrets | None) -> JsonValue:
+def _encoded(arguments: JsonValue, secrets: Secrets | None) -> Encoded:
     try:
-        data = encode(dict(arguments) if isinstance(arguments, Mapping) else arguments)
-        return recorded(data if secrets is None else secrets.encoded(Encoded(arguments, data)).data)
+        given = normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
+        return given if secrets is None else secrets.encoded(given)
     except NotJsonError as exc:
-        return {"malformed": str(exc)}
+        return normalise({"malformed": str(exc)})
 
 
 def check_limit(limit: int) -> None:

@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from gateway.errors import InvalidRequest
+from gateway.journal.opening import MEMORY
 from runtimes.limits import DEFAULT_LIMITS, Limits
 from sandbox.profile import profile_named
 from sandbox.tool_settings import OriginalNames, ToolSettings
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
     workers           worker processes a backend may keep (default: one per core)
     pool_size         warm sandboxes of each backend (default: the backend's own choice; 0 keeps none)
     pool_idle_seconds how long warm sandboxes are kept that nobody wants (default 600; `inf` keeps them for good)
+    journal           where records are kept: `sqlite:///FILE`, `postgresql://USER@HOST/DATABASE` or `memory` (default)
     store             where policies keep what processes share: `memory`, or a URL with redis://, postgresql:// or sqlite:///
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
     metrics           whether calls and executions are counted for Prometheus (default no)
@@ -52,6 +54,7 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     pool_size: int | None = Field(default=None, ge=0)
     pool_idle_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=True)
+    journal: SecretStr = SecretStr(MEMORY)
     store: SecretStr = SecretStr("memory")
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     metrics: bool = False

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed, InvalidRequest
 from gateway.journal.base import Journal
-from gateway.journal.memory import MemoryJournal
+from gateway.journal.opening import open_journal
 from gateway.notices import CallFeed
 from gateway.pipeline import Pipeline
 from gateway.policies.base import NO_POLICIES, Policies, Services
@@ -65,7 +65,7 @@ class AsyncExec(Toolbox, Controls, Observed):
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
     secrets             what tools may name by `SecretRef`: texts, or functions that give them, by name; masked in every
                         record, result and error of a call
-    journal             where records are kept (default in memory)
+    journal             where records are kept: a journal, or a URL such as `sqlite:///journal.db` (default in memory)
     store               what policies remember, a `Store` or its URL, such as `redis://…`; with one that processes share
                         they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
@@ -92,7 +92,7 @@ class AsyncExec(Toolbox, Controls, Observed):
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
         secrets: Mapping[str, Secret] | None = None,
-        journal: Journal | None = None,
+        journal: Journal | str | None = None,
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
@@ -114,6 +114,7 @@ class AsyncExec(Toolbox, Controls, Observed):
             workers=workers,
             pool_size=pool_size,
             pool_idle_seconds=pool_idle_seconds,
+            journal=journal if isinstance(journal, str) else None,
             backend_options=backend_options,
             metrics=metrics if metrics is None or isinstance(metrics, bool) else True,
             store=store if isinstance(store, str) else None,
@@ -122,7 +123,9 @@ class AsyncExec(Toolbox, Controls, Observed):
         wanted = self._settings.tools
         registry = ToolRegistry(resolvers=resolvers, selector=selector)
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
-        self._journal = journal or MemoryJournal()
+        if journal is None or isinstance(journal, str):
+            journal = open_journal(self._settings.journal.get_secret_value())
+        self._journal: Journal = journal
         self._store = _store(store, self._settings.store.get_secret_value())
         pipeline = Pipeline(
             Runner(registry),
@@ -154,6 +157,11 @@ class AsyncExec(Toolbox, Controls, Observed):
     def default_limits(self) -> Limits:
         """What executions are held to where they ask for nothing else."""
         return self._settings.default_limits
+
+    @property
+    def journal(self) -> Journal:
+        """Where the records are."""
+        return self._journal
 
     async def execute_code(
         self,

@@ -167,7 +167,7 @@ class WasmBackend:
             languages=frozenset({"python"}),
             enforces=ENFORCES,
             version=f"wasmtime {version('wasmtime')}, CPython 3.14",
-            details=worker.evidence,
+            details={**worker.evidence, "guest": DIGEST.read_text().strip()},
         )
 
     async def start(self, spec: SandboxSpec, endpoint: Endpoint) -> WasmSandbox:

@@ -7,7 +7,7 @@ import pytest
 from gateway.base import JsonValue
 from gateway.correction import MAX_CORRECTIONS, Misfit
 from gateway.errors import InvalidInput, ToolFailed
-from gateway.journal.base import CallFinished
+from gateway.journal.base import CallFinished, Lease, Record
 from gateway.journal.memory import MemoryJournal
 from sandbox import AsyncExec
 
@@ -45,9 +45,9 @@ async def test_a_correction_is_tried_and_recorded() -> None:
     execution_ids: set[str] = set()
     append = journal.append
 
-    async def noted(record: object) -> None:
-        execution_ids.add(record.execution_id)  # type: ignore[attr-defined]
-        await append(record)  # type: ignore[arg-type]
+    async def noted(*records: Record, lease: Lease | None = None) -> None:
+        execution_ids.update(record.execution_id for record in records)
+        await append(*records, lease=lease)
 
     journal.append = noted  # type: ignore[method-assign]
     async with AsyncExec(journal=journal) as exec:

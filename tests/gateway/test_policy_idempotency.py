@@ -25,7 +25,7 @@ from gateway.errors import (
     ToolUnavailable,
     Unauthorized,
 )
-from gateway.journal.base import CallStarted, CallStatus
+from gateway.journal.base import Blob, CallStarted, CallStatus
 from gateway.policies import idempotent_calls
 from gateway.policies.base import Call, Policies, Proceed
 from gateway.policies.idempotency import CustomIdempotency, FieldIdempotency, HashIdempotency, Idempotency
@@ -219,7 +219,7 @@ async def test_a_repeated_call_is_replayed_and_flagged(till: Till) -> None:
     assert "idempotency_reused" not in made.usage
     assert replayed.usage["idempotency_reused"] is True
     assert replayed.usage["decisions"] == ["the same call was made before"]
-    assert (replayed.status, replayed.result) == (CallStatus.COMPLETED, "receipt 1")
+    assert (replayed.status, replayed.result) == (CallStatus.COMPLETED, Blob.of_json("receipt 1"))
 
 
 async def test_the_same_key_with_other_arguments_is_a_conflict(till: Till) -> None:

@@ -16,7 +16,7 @@ from mcp_types import CallToolResult, Tool, ToolListChangedNotification
 
 from gateway.errors import InvalidInput, InvalidRequest, PolicyDenied, ToolDenied
 from gateway.grant import Grant
-from gateway.journal.base import CallFinished, Record
+from gateway.journal.base import CallFinished, Lease, Record
 from gateway.journal.memory import MemoryJournal
 from gateway.providers.function import function_tool
 from gateway.tools.registry import ToolRegistry
@@ -55,9 +55,9 @@ class KeepingJournal(MemoryJournal):
         super().__init__()
         self._host = host
 
-    async def append(self, record: Record) -> None:
-        self._host.kept.append(record)
-        await super().append(record)
+    async def append(self, *records: Record, lease: Lease | None = None) -> None:
+        self._host.kept += records
+        await super().append(*records, lease=lease)
 
 
 @pytest.fixture

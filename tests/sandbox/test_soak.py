@@ -11,7 +11,7 @@ import os
 import time
 import types
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -19,7 +19,8 @@ import anyio.lowlevel
 import pytest
 
 from gateway.events import CallEvent
-from gateway.journal.base import Record
+from gateway.journal.base import Lease, Record
+from gateway.journal.memory import MemoryJournal
 from gateway.policies.base import Policies
 from gateway.policies.kinds import policies_from_json
 from gateway.providers.http import HttpApi
@@ -35,15 +36,10 @@ _ELSEWHERE = (type, types.ModuleType, types.FunctionType, types.FrameType, async
 """From these everything can be reached, what a test keeps for itself too."""
 
 
-class Forgetful:
-    """A journal that keeps nothing: one that keeps everything grows by what it is for."""
+class Forgetful(MemoryJournal):
+    """Keeps nothing, so that what grows is not the records."""
 
-    async def append(self, record: Record) -> None: ...
-
-    async def records(self, execution_id: str) -> Sequence[Record]:
-        return ()
-
-    async def aclose(self) -> None: ...
+    async def append(self, *records: Record, lease: Lease | None = None) -> None: ...
 
 
 async def double(n: int) -> int:
