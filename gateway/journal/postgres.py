@@ -17,9 +17,8 @@ try:
     from sqlalchemy import Connection, TextClause, exc, text
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from gateway.policies.egress import Egress
     from gateway.providers.sql.engine import open_engine
-    from gateway.providers.sql.target import CONNECT_SECONDS, Target, default_tls, parse_url
+    from gateway.providers.sql.target import CONNECT_SECONDS, Target, default_tls, own_server, parse_url
 except ModuleNotFoundError as error:
     raise MissingExtra("Journals in PostgreSQL", "postgres") from error
 
@@ -70,8 +69,7 @@ class PostgresStore:
             tls=default_tls(parsed),
             ca_file=None,
             max_rows=1,
-            # The operator's own server, wherever it is: rules of egress are for what tools reach.
-            egress=Egress((parsed.host or "localhost", "0.0.0.0/0", "::/0")),
+            egress=own_server(parsed),
         )
         self._target.check()
         self._keeper = keeper
