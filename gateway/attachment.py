@@ -9,6 +9,7 @@ from gateway.base import Gateway
 from gateway.endpoint import Endpoint
 from gateway.errors import ProtocolError
 from gateway.frames import Execute, Finished, Hello, StreamName
+from gateway.site import TapeLog
 from gateway.streaming import Streams
 
 
@@ -16,13 +17,14 @@ from gateway.streaming import Streams
 class Binding:
     """What one execution gives its guest's stream: the gateway it may call, and where output and files go.
 
-    `streams` are the streamed calls that the guest has begun.
+    `streams` are the streamed calls that the guest has begun, `tape` what it says its clock was told.
     """
 
     gateway: Gateway
     on_output: Callable[[StreamName, bytes], None]
     on_artifact: Callable[[str, bytes], None]
     streams: Streams = field(default_factory=Streams)
+    tape: TapeLog = field(default_factory=TapeLog)
 
 
 @dataclass(frozen=True, slots=True)

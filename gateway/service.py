@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 import anyio
 from anyio.abc import TaskGroup
 
+from gateway import site
 from gateway._grpc import grpc
 from gateway.attachment import Attachment, Binding, Line
 from gateway.base import ToolEvent
@@ -16,6 +17,7 @@ from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticat
 from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello
 from gateway.operations import encode_error, perform
 from gateway.payload import decode, encode
+from gateway.site import checked_site
 from gateway.status import TOKEN_KEY, metadata_of, status_of
 from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
@@ -246,12 +248,15 @@ class _Stream:
             raise ProtocolError("a guest has nothing to say between hello and execute")
         match frame.WhichOneof("kind"):
             case "tool_call":
+                checked_site(frame.tool_call.site)
+                binding.tape.add(frame.tool_call.tape)
                 return binding, frame.tool_call
             case "output" if frame.output.stream in STREAMS:
                 binding.on_output(STREAMS[frame.output.stream], frame.output.data)  # type: ignore[arg-type]  # literals
             case "artifact":
                 binding.on_artifact(frame.artifact.path, frame.artifact.data)
             case "finished":
+                binding.tape.add(frame.finished.tape)
                 self._attachment.finished = _finished(frame.finished)
             case kind:
                 raise ProtocolError(f"unexpected frame {kind or 'without a kind'} from the guest")
@@ -259,6 +264,7 @@ class _Stream:
 
     async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
         reply = pb.ToolReply(id=call.id)
+        site.current.set(call.site)
         try:
             reply.value = await perform(binding.gateway, call.operation, call.arguments, binding.streams)
         except ToolError as error:
@@ -278,6 +284,9 @@ def _line(writer: _Writer, tasks: TaskGroup) -> Line:
             env=request.env,
             files=files,
             value_bytes=request.value_bytes,
+            seed=request.seed,
+            unix_micros=request.unix_micros,
+            tape=request.tape,
         )
         await writer.write(pb.HostFrame(execute=frame))
 
@@ -306,7 +315,7 @@ def _finished(frame: pb.Finished) -> Finished:
     if frame.HasField("error"):
         e = frame.error
         error = GuestError(e.type[:200], e.message[:16384], e.line, e.column, e.traceback[:65536])
-    return Finished(kind, value, frame.value_is_repr, error, frame.exit_code)
+    return Finished(kind, value, frame.value_is_repr, error, frame.exit_code, frame.departed)
 
 
 def _json(data: bytes, what: str, limit_bytes: int) -> Any:

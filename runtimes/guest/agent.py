@@ -11,6 +11,7 @@ import io
 import json
 import os
 import queue
+import random
 import resource
 import sys
 import threading
@@ -27,6 +28,7 @@ from runtimes.guest import files
 from runtimes.guest.ending import finished
 from runtimes.guest.languages import PATH, figures
 from runtimes.guest.outcome import Ending, Request, run_snippet
+from runtimes.guest.places import Places, Site, nowhere
 from runtimes.guest.processloop import Pending
 from runtimes.guest.tools import GatewayRefusal, Tools
 
@@ -53,11 +55,12 @@ class Stream:
     def send(self, **frame: Any) -> None:
         self._outbox.put(pb.GuestFrame(**frame))
 
-    def ask(self, operation: str, arguments: str) -> Future[str]:
+    def ask(self, operation: str, arguments: str, site: str = "") -> Future[str]:
         """The result as JSON, or GatewayRefusal."""
         number, future = next(self._ids), Future[str]()
         self._waiting[number] = future
-        self.send(tool_call=pb.ToolCall(id=number, operation=operation, arguments=arguments.encode()))
+        call = pb.ToolCall(id=number, operation=operation, arguments=arguments.encode(), site=site)
+        self.send(tool_call=call)
         return future
 
     def wait_for_execute(self) -> pb.Execute:
@@ -87,17 +90,18 @@ class Stream:
 class StreamTransport:
     """The gateway through the stream."""
 
-    def __init__(self, stream: Stream, pending: Pending) -> None:
+    def __init__(self, stream: Stream, pending: Pending, site: Site = nowhere) -> None:
         self._stream = stream
         self._pending = pending
+        self._site = site
 
     def call(self, operation: str, arguments: str) -> str:
-        return self._stream.ask(operation, arguments).result()
+        return self._stream.ask(operation, arguments, self._site()).result()
 
     async def acall(self, operation: str, arguments: str) -> str:
         self._pending.calls += 1
         try:
-            return await asyncio.wrap_future(self._stream.ask(operation, arguments))
+            return await asyncio.wrap_future(self._stream.ask(operation, arguments, self._site()))
         finally:
             self._pending.calls -= 1
 
@@ -163,7 +167,7 @@ def _run(execute: pb.Execute, stream: Stream, work: Path, snippets: "Snippets") 
     os.chdir(work)
     files.write_files(work, {file.path: file.data for file in execute.files})
     before = files.snapshot(work)
-    ending = snippets.run(Request(execute.code, execute.value_bytes))
+    ending = snippets.run(Request(execute.code, execute.value_bytes, execute.seed.hex()))
     for path, data in files.collect_files(work, before):
         for at in range(0, max(len(data), 1), CHUNK):
             stream.send(artifact=pb.Artifact(path=path, data=data[at : at + CHUNK]))
@@ -192,9 +196,12 @@ class Python:
     def run(self, request: Request) -> Ending:
         for name, value in self._environment.items():
             os.environ.setdefault(name, value)
-        pending = Pending()
+        places, pending = Places(), Pending()
+        pending.on_loop = places.watch
         asyncio.events.new_event_loop = asyncio.new_event_loop = pending.new_loop
-        ending = run_snippet(request, Tools(StreamTransport(self._stream, pending)), asyncio.run)
+        if request.seed:
+            random.seed(request.seed)
+        ending = run_snippet(request, Tools(StreamTransport(self._stream, pending, places.site)), asyncio.run)
         figures.save(self._work)
         return ending
 

@@ -22,10 +22,11 @@ RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The code, and the largest value the host accepts in bytes of JSON."""
+    """The code, the largest value the host accepts in bytes of JSON, and what the module `random` begins with."""
 
     code: str
     value_bytes: int
+    seed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from runtimes.guest import files, heap, locks, stdlib
 from runtimes.guest.ending import finished
 from runtimes.guest.hostloop import HostLoop
 from runtimes.guest.outcome import Request, run_snippet
+from runtimes.guest.places import Places
 from runtimes.guest.tools import GatewayRefusal, Tools
 
 WORK = pathlib.Path("/work")
@@ -34,12 +35,12 @@ class WitTransport:
     """The gateway through the worker. A reply is "1" and the result, or "0" and the error."""
 
     def call(self, operation: str, arguments: str) -> str:
-        return _result(wit_world.call(operation, arguments))
+        return _result(wit_world.call(operation, arguments, HostLoop.places.site()))
 
     async def acall(self, operation: str, arguments: str) -> str:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, HostLoop)
-        return _result(await loop.expect(wit_world.send(operation, arguments)))
+        return _result(await loop.expect(wit_world.send(operation, arguments, loop.places.site())))
 
 
 def _result(reply: str) -> str:
@@ -83,7 +84,7 @@ def _sleep(seconds: float) -> None:
 
 def _set_up() -> None:
     """Put the guest's own in the place of what WebAssembly has no system for."""
-    HostLoop.wait = staticmethod(wit_world.wait)
+    HostLoop.wait, HostLoop.places = staticmethod(wit_world.wait), Places()
     asyncio.events.new_event_loop = asyncio.new_event_loop = HostLoop
     time.sleep = _sleep  # type: ignore[assignment]  # takes what its callers pass
     os._exit = wit_world.exit  # WASI keeps the code for itself
@@ -98,6 +99,7 @@ def _set_up() -> None:
 
 def _run(code: str, value_bytes: int) -> str:
     sys.stdout, sys.stderr = STDOUT, STDERR
+    HostLoop.places = Places()
     facts, value = finished(run_snippet(Request(code, value_bytes), TOOLS, asyncio.run))
     return json.dumps(facts) + "\n" + value.decode()
 
@@ -119,13 +121,13 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]  # made when the guest
 
     def prepare(self) -> None:
         os.chdir(WORK)
-        random.seed()  # its state was baked into the snapshot, the same for every guest
         # What the snapshot had for these was replaced when this guest came to life.
         os.environ.update(ENVIRONMENT)
         sys.argv = [""]
         _run(USUAL[0], 100)
 
-    def run(self, code: str, value_bytes: int, env: str, given: str) -> str:
+    def run(self, code: str, value_bytes: int, env: str, given: str, seed: str) -> str:
+        random.seed(seed)  # its state was baked into the snapshot, the same for every guest
         if env:
             os.environ.update(json.loads(env))
         if given:
