@@ -8,12 +8,16 @@ from datetime import UTC, datetime
 import anyio
 
 from gateway.base import JsonValue
-from gateway.errors import SandboxError
-from gateway.journal.base import CallFinished, CallStarted, CallStatus, Journal, ToolCall
+from gateway.errors import JournalUnavailable
+from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Journal, ToolCall, arguments_sha256
+from gateway.payload import Encoded, RecordedList, recorded
 from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
 """How long the end of a call may take to be recorded, even while the execution is being cancelled."""
+
+PART_BYTES = 1 << 20
+"""A streamed result goes to the journal in parts of about this size, so no more of it is held."""
 
 CANCELLED: Mapping[str, JsonValue] = {
     "code": "cancelled",
@@ -24,17 +28,30 @@ CANCELLED: Mapping[str, JsonValue] = {
 
 
 class CallLog:
-    """`on_call` is told of every call when it starts (status None) and when it ends."""
+    """`on_call` is told of every call when it starts (status None) and when it ends.
 
-    def __init__(self, execution_id: str, journal: Journal, on_call: Callable[[ToolCall], None] | None) -> None:
+    The journal gets values whole; what is kept here, and told, is bounded.
+    """
+
+    def __init__(
+        self,
+        execution_id: str,
+        journal: Journal,
+        on_call: Callable[[ToolCall], None] | None = None,
+        *,
+        tenant_id: str = "",
+    ) -> None:
         self.execution_id = execution_id
+        self.tenant_id = tenant_id
         self.journal = journal
         self.calls: list[ToolCall] = []
         self._on_call = on_call
 
-    def open(self, tool_id: str, arguments: JsonValue, via: str, warnings: tuple[str, ...] = ()) -> "OpenCall":
-        """Give the call its index. `arguments` belong to the record from here on."""
-        return OpenCall(self, tool_id, arguments, via, warnings)
+    def open(
+        self, tool_id: str, arguments: Encoded, via: str, warnings: tuple[str, ...] = (), *, whole: bool = True
+    ) -> "OpenCall":
+        """Give the call its index. Unless `whole`, the journal too gets no more than the head of large arguments."""
+        return OpenCall(self, tool_id, arguments, via, warnings, whole=whole)
 
     def tell(self, call: ToolCall) -> None:
         if self._on_call is not None:
@@ -44,15 +61,19 @@ class CallLog:
 class OpenCall:
     """A call with an index and no end yet: `start`, and unless that raises, one of `finish` and `abandon`."""
 
-    __slots__ = ("_call", "_clock", "_log")
+    __slots__ = ("_arguments", "_call", "_clock", "_log", "_whole")
 
-    def __init__(self, log: CallLog, tool_id: str, arguments: JsonValue, via: str, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self, log: CallLog, tool_id: str, arguments: Encoded, via: str, warnings: tuple[str, ...], *, whole: bool
+    ) -> None:
         self._log = log
         self._clock = time.perf_counter()
+        self._arguments: Encoded | None = arguments
+        self._whole = whole
         self._call = ToolCall(
             index=len(log.calls),
             tool_id=tool_id,
-            arguments=arguments,
+            arguments=recorded(arguments.data),
             status=None,
             result=None,
             error=None,
@@ -73,12 +94,16 @@ class OpenCall:
         if key:
             self._call = self._log.calls[self._call.index] = replace(self._call, key=key)
         call = self._call
+        arguments, self._arguments = self._arguments, None  # they may be large, and the call long
+        assert arguments is not None, "a call starts once"
         record = CallStarted(
             execution_id=self._log.execution_id,
+            tenant_id=self._log.tenant_id,
             index=call.index,
             at=call.started_at,
             tool_id=call.tool_id,
-            arguments=call.arguments,
+            arguments=Blob.of(arguments.data) if self._whole else Blob.of_json(call.arguments),
+            arguments_sha256=arguments_sha256(arguments.value),
             via=call.via,
             key=call.key,
             warnings=call.warnings,
@@ -94,19 +119,26 @@ class OpenCall:
         self,
         status: CallStatus,
         *,
-        result: JsonValue = None,
+        result: "bytes | Chunks | None" = None,
         error: Mapping[str, JsonValue] | None = None,
         usage: CallUsage | None = None,
     ) -> None:
-        """Record the end; cancellation waits for it, at most 5 s. Raises SandboxError when that was not enough."""
-        call = self._ended(status, result, error, usage or CallUsage())
+        """Record the end; cancellation waits for it, at most 5 s. Raises JournalUnavailable when that was not enough.
+
+        `result` is the encoding of the result, or the chunks that were given, also before it failed.
+        """
+        chunks = result if isinstance(result, Chunks) else None
+        whole = result if isinstance(result, bytes) else None
+        call = self._ended(status, _view(result) if status is CallStatus.COMPLETED else None, error, usage)
         self._log.calls[call.index] = call
         record = CallFinished(
             execution_id=self._log.execution_id,
+            tenant_id=self._log.tenant_id,
             index=call.index,
             at=datetime.now(UTC),
             status=status,
-            result=result,
+            result=None if whole is None else Blob.of(whole),
+            chunks=None if chunks is None else chunks.parts(),
             error=error,
             attempts=call.attempts,
             duration_seconds=call.duration_seconds,
@@ -115,9 +147,8 @@ class OpenCall:
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
             await self._log.journal.append(record)
         if scope.cancelled_caught:
-            raise SandboxError(
-                f"the journal did not keep the end of call {call.index} within {RECORD_SECONDS:g} s; "
-                "see whether its storage is reachable"
+            raise JournalUnavailable(
+                "of this Exec", f"the end of call {call.index} was not kept in {RECORD_SECONDS:g} s"
             )
         self._log.tell(call)
 
@@ -129,8 +160,9 @@ class OpenCall:
             reason.add_note(f"the end of call {self._call.index} was not recorded: {exc}")
 
     def _ended(
-        self, status: CallStatus, result: JsonValue, error: Mapping[str, JsonValue] | None, usage: CallUsage
+        self, status: CallStatus, result: JsonValue, error: Mapping[str, JsonValue] | None, usage: CallUsage | None
     ) -> ToolCall:
+        usage = usage or CallUsage()
         return replace(
             self._call,
             status=status,
@@ -140,3 +172,36 @@ class OpenCall:
             attempts=usage.attempts,
             usage=usage.to_json(),
         )
+
+
+class Chunks:
+    """A result that comes in chunks: all of it for the journal, where its parts go as they fill, and a bounded view."""
+
+    def __init__(self, log: CallLog) -> None:
+        self.view = RecordedList()
+        self._log = log
+        self._parts: list[Blob] = []
+        self._open: list[bytes] = []
+        self._open_bytes = 0
+
+    async def add(self, chunk: bytes) -> None:
+        """Take the encoding of the next chunk."""
+        self.view.add(chunk)
+        self._open.append(chunk)
+        self._open_bytes += len(chunk)
+        if self._open_bytes >= PART_BYTES:
+            part = self._part()
+            self._open, self._open_bytes = [], 0
+            self._parts.append(await self._log.journal.put(self._log.execution_id, part))
+
+    def parts(self) -> tuple[Blob, ...]:
+        """JSON lists of chunks."""
+        last = (Blob.of(self._part()),) if self._open or not self._parts else ()
+        return (*self._parts, *last)
+
+    def _part(self) -> bytes:
+        return b"[" + b",".join(self._open) + b"]"
+
+
+def _view(result: bytes | Chunks | None) -> JsonValue:
+    return result.view.recorded() if isinstance(result, Chunks) else None if result is None else recorded(result)

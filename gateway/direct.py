@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from gateway.base import (
+    MAX_ARGUMENTS_BYTES,
     CallOutcome,
     ChainResult,
     ChainStep,
@@ -14,7 +15,7 @@ from gateway.base import (
     ToolPage,
     ToolSummary,
 )
-from gateway.calls import CallLog
+from gateway.calls import CallLog, Chunks
 from gateway.chain import Time, check_timeout, run_chain
 from gateway.context import ToolContext
 from gateway.errors import (
@@ -29,7 +30,7 @@ from gateway.errors import (
 from gateway.grant import Grant
 from gateway.journal.base import CallStatus, Journal, ToolCall
 from gateway.parallel import Access, run_parallel
-from gateway.payload import Encoded, NotJsonError, RecordedList, encode, error_json, printable, recorded
+from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
@@ -74,7 +75,7 @@ class DirectGateway:
         self._pipeline = pipeline
         self._registry = registry
         self._search = search
-        self._log = CallLog(grant.execution_id, journal, on_call)
+        self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id)
         self._refused = 0
         self._hints = 0
 
@@ -182,8 +183,9 @@ class DirectGateway:
         self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
     ) -> JsonValue:
         """Make a call that is permitted and paid for."""
-        record = self._log.open(tool.id, recorded(given.data), via, _warnings(tool, given))
-        chunks = RecordedList()
+        whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
+        record = self._log.open(tool.id, given, via, _warnings(tool, given), whole=whole)
+        chunks = Chunks(self._log)
         call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
@@ -195,13 +197,14 @@ class DirectGateway:
         except ToolError as exc:
             error = self._late(exc)
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
-            await record.finish(status, error=error_json(error), usage=call.usage)
+            given_so_far = chunks if call.emit is not None else None
+            await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
             await record.abandon(exc, call.usage)
             raise
-        kept = recorded(result.data) if call.emit is None else chunks.recorded()
-        call.usage.output_bytes = len(result.data) if call.emit is None else chunks.size_bytes
+        call.usage.output_bytes = len(result.data) if call.emit is None else chunks.view.size_bytes
+        kept = result.data if call.emit is None else chunks
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
         return result.value
 
@@ -211,7 +214,7 @@ class DirectGateway:
         index: int,
         timeout_seconds: float | None,
         feed: Feed | None,
-        chunks: RecordedList,
+        chunks: Chunks,
     ) -> Call:
         grant = self.grant
         context = ToolContext(
@@ -227,7 +230,7 @@ class DirectGateway:
             return Call(tool=tool, arguments={}, context=context, deadline=_in(_shorter(timeout_seconds, left)))
 
         async def emit(chunk: Encoded) -> None:
-            chunks.add(chunk.data)
+            await chunks.add(chunk.data)
             await feed.chunk(chunk)
 
         return Call(
@@ -256,7 +259,7 @@ class DirectGateway:
             self.flooded = True
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
-        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _record_of(arguments), via)
+        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _encoded(arguments), via, whole=False)
         await call.start()
         await call.finish(CallStatus.REFUSED, error=error_json(error))
 
@@ -314,11 +317,11 @@ def _in(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _record_of(arguments: JsonValue) -> JsonValue:
+def _encoded(arguments: JsonValue) -> Encoded:
     try:
-        return recorded(encode(dict(arguments) if isinstance(arguments, Mapping) else arguments))
+        return normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
     except NotJsonError as exc:
-        return {"malformed": str(exc)}
+        return normalise({"malformed": str(exc)})
 
 
 def check_limit(limit: int) -> None:

@@ -10,6 +10,11 @@ SandboxError
 ├── MissingExtra              a library that this needs is not installed; the message has the install line
 ├── ProtocolError             the other end of the wire broke the contract
 ├── Unauthenticated           the token is unknown, used up or expired
+├── JournalUnavailable        the records cannot be kept or read now; nothing is done without them
+├── JournalCorrupt            the journal holds what it did not write
+├── NotRecorded               the journal does not have it, or not any more
+├── LeaseHeld                 somebody else is at work on the execution
+├── LeaseLost                 somebody else has taken the execution over
 ├── ExecutionFailed           a guest did not complete (raised only by `result.raise_for_outcome()`)
 └── ToolError                 one tool call gave no result
     ├── InvalidToolId
@@ -130,6 +135,56 @@ class Unauthenticated(SandboxError):
 
     def __init__(self) -> None:
         super().__init__("the endpoint's token is unknown, used up or expired; each execution gets a new one")
+
+
+class JournalUnavailable(SandboxError):
+    """The records cannot be kept or read now; a call that cannot be recorded is not made."""
+
+    code = "journal_unavailable"
+    retryable = True
+
+    def __init__(self, where: str, reason: str, fix: str = "try again when it answers") -> None:
+        super().__init__(f"the journal {where} is not available: {reason}; {fix}")
+
+
+class JournalCorrupt(SandboxError):
+    """The journal holds what it did not write."""
+
+    code = "journal_corrupt"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(
+            f"the journal {where} is damaged: {reason}; `toolexec journal verify` says how far its records hold"
+        )
+
+
+class NotRecorded(SandboxError):
+    """The journal does not have it, or not any more."""
+
+    code = "not_recorded"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the journal has no {what}; it was never recorded, or was deleted by its retention")
+
+
+class LeaseHeld(SandboxError):
+    """Somebody else is at work on the execution."""
+
+    code = "lease_held"
+    retryable = True
+
+    def __init__(self, execution_id: str, owner: str) -> None:
+        self.owner = owner
+        super().__init__(f"execution {execution_id} is held by {owner!r}; it is free when that ends or runs out")
+
+
+class LeaseLost(SandboxError):
+    """Somebody else has taken the execution over; what the former owner did since is not recorded."""
+
+    code = "lease_lost"
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(f"the lease on execution {execution_id} is lost; stop working on it")
 
 
 class ExecutionFailed(SandboxError):

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup
 
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, InvalidRequest, SandboxError, SandboxLost
+from gateway.errors import Closed, InvalidRequest, JournalUnavailable, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
@@ -30,6 +29,7 @@ from runtimes.pool import Claimed, Pool, PoolMetrics, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.assemble import Observer, call_observer, flawed_result, make_result, output_observer
 from sandbox.policy import Decision, Wanted, by_preference, decide
+from sandbox.recorded import cut_off, ended, started
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 
@@ -139,18 +139,20 @@ class Runtime:
         if request.check and (flaws := await self._check(request)):
             return await self._turn_down(execution_id, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
-        started = time.perf_counter()
+        begun = time.perf_counter()
         try:
-            await self._journal.append(_started(execution_id, request, decision))
+            await self._journal.append(self._start_of(execution_id, request, decision))
             observe(Event("started", execution_id=execution_id, backend=decision.backend))
             result = await self._supervise(execution_id, request, decision, claimed, observe)
         except BaseException as error:
             await end(claimed.sandbox, claimed.attachment)
-            how = error.code if isinstance(error, SandboxError) else "cancelled"
-            await self._record_end(execution_id, how, time.perf_counter() - started, {})
+            await self._record_cut_off(cut_off(execution_id, request, error, time.perf_counter() - begun), error)
             raise
-        await self._record_end(execution_id, result.outcome, result.duration_seconds, result.evidence)
+        await self._record_end(ended(result, request))
         return result
+
+    def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
+        return started(execution_id, request, decision, self._capabilities[decision.backend])
 
     async def _supervise(
         self, execution_id: str, request: Request, decision: Decision, claimed: Claimed, observe: Observer
@@ -181,8 +183,8 @@ class Runtime:
     ) -> ExecutionResult:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)
-        await self._journal.append(_started(execution_id, request, decision))
-        await self._record_end(execution_id, result.outcome, 0.0, {})
+        await self._journal.append(self._start_of(execution_id, request, decision))
+        await self._record_end(ended(result, request))
         return result
 
     async def _decide(self, request: Request) -> Decision:
@@ -251,31 +253,19 @@ class Runtime:
                 probes.start_soon(probe, kind, backend)
         return found
 
-    async def _record_end(
-        self, execution_id: str, outcome: str, duration_seconds: float, evidence: Mapping[str, Any]
-    ) -> None:
-        record = ExecutionFinished(
-            execution_id=execution_id,
-            at=datetime.now(UTC),
-            outcome=outcome,
-            duration_seconds=duration_seconds,
-            evidence=evidence,
-        )
-        with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_SECONDS):
+    async def _record_end(self, record: ExecutionFinished) -> None:
+        """Cancellation waits for it. Raises JournalUnavailable when it takes too long."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_SECONDS) as scope:
             await self._journal.append(record)
+        if scope.cancelled_caught:
+            raise JournalUnavailable("in use", f"it did not keep the end of an execution in {RECORD_SECONDS:g} s")
 
-
-def _started(execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
-    return ExecutionStarted(
-        execution_id=execution_id,
-        at=datetime.now(UTC),
-        code=request.code,
-        language=request.language,
-        profile=request.profile.name,
-        backend=decision.backend,
-        limits={str(name): bound for name, bound in decision.limits.asked().items()},
-        allowed_tools=None if request.allowed_tools is None else tuple(sorted(request.allowed_tools)),
-    )
+    async def _record_cut_off(self, record: ExecutionFinished, reason: BaseException) -> None:
+        """Never raises: `reason` goes on, with a note if this failed."""
+        try:
+            await self._record_end(record)
+        except Exception as error:  # noqa: BLE001 - the reason must not turn into another error
+            reason.add_note(f"the end of execution {record.execution_id} was not recorded: {error}")
 
 
 def _grant(execution_id: str, request: Request, limits: Limits) -> Grant:

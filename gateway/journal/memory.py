@@ -1,31 +1,236 @@
 """Records in memory: the newest executions, gone with the process."""
 
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
-from gateway.errors import InvalidRequest
-from gateway.journal.base import Record
+from gateway.errors import InvalidRequest, LeaseHeld, LeaseLost, NotRecorded
+from gateway.journal.base import (
+    EVERYTHING,
+    Checkpoint,
+    ExecutionFilter,
+    ExecutionPage,
+    ExecutionSummary,
+    Lease,
+    Pruned,
+    Retention,
+    Verification,
+)
+from gateway.journal.codec import Content, content_of, record_of
+from gateway.journal.ledger import Head, Link, Verifier, linked
+from gateway.journal.listing import (
+    begun,
+    check_limit,
+    check_ttl,
+    cursor_after,
+    fits,
+    gone_on,
+    microseconds,
+    read_cursor,
+)
+from gateway.journal.records import Blob, CallFinished, CallStarted, Record, RecordsPruned
+
+MAX_BYTES = 256 << 20
+
+
+@dataclass(slots=True)
+class _Execution:
+    summary: ExecutionSummary
+    links: list[Link] = field(default_factory=list)
+    tools: set[str] = field(default_factory=set)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    size_bytes: int = 0
+    open_calls: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.summary.outcome) or (self.summary.mode == "host" and not self.open_calls)
 
 
 class MemoryJournal:
-    """Keeps the records of the newest `max_executions` executions (default 1,000)."""
+    """Keeps the records of the newest `max_executions` executions (default 1,000), of at most `max_bytes` together
+    (default 256 MiB; one execution may have more). `clock` gives seconds since 1970, for leases.
 
-    def __init__(self, max_executions: int = 1000) -> None:
-        if max_executions < 1:
-            raise InvalidRequest(f"max_executions must be at least 1, not {max_executions}")
+    It chains and verifies like a journal on disk, except that it forgets old executions without a record of that.
+    """
+
+    def __init__(
+        self, max_executions: int = 1000, max_bytes: int = MAX_BYTES, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        for name, bound in (("max_executions", max_executions), ("max_bytes", max_bytes)):
+            if bound < 1:
+                raise InvalidRequest(f"{name} must be at least 1, not {bound}")
         self._max_executions = max_executions
-        self._records: OrderedDict[str, list[Record]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._executions: OrderedDict[str, _Execution] = OrderedDict()
+        self._size_bytes = 0
+        self._heads: dict[str, Head] = {}
+        self._leases: dict[str, Lease] = {}
+        self._retentions: list[Link] = []
 
-    async def append(self, record: Record) -> None:
-        records = self._records.get(record.execution_id)
-        if records is None:
-            records = self._records[record.execution_id] = []
-            while len(self._records) > self._max_executions:
-                self._records.popitem(last=False)
-        records.append(record)
+    async def append(self, *records: Record, lease: Lease | None = None) -> None:
+        contents = [content_of(record) for record in records]
+        for record in records:
+            self._check_lease(record.execution_id, lease)
+        for record, content in zip(records, contents, strict=True):
+            self._keep(record, content)
+        while len(self._executions) > 1 and (
+            len(self._executions) > self._max_executions or self._size_bytes > self._max_bytes
+        ):
+            self._drop(next(iter(self._executions)))
 
     async def records(self, execution_id: str) -> Sequence[Record]:
-        return tuple(self._records.get(execution_id, ()))
+        found = self._executions.get(execution_id)
+        return () if found is None else tuple(record_of(link.content or b"") for link in found.links)
+
+    async def read(self, blob: Blob) -> bytes:
+        if blob.data is not None:
+            return blob.data
+        for execution in reversed(self._executions.values()):
+            if blob.sha256 in execution.blobs:
+                return execution.blobs[blob.sha256]
+        raise NotRecorded(f"data with the digest {blob.sha256}")
+
+    async def put(self, execution_id: str, data: bytes) -> Blob:
+        blob = Blob.of(data)
+        execution = self._executions.get(execution_id)
+        if execution is None:
+            raise NotRecorded(f"execution {execution_id}")
+        self._keep_blobs(execution, {blob.sha256: data})
+        return replace(blob, data=None)
+
+    async def execution(self, execution_id: str) -> ExecutionSummary | None:
+        found = self._executions.get(execution_id)
+        return None if found is None else found.summary
+
+    async def executions(
+        self, which: ExecutionFilter = EVERYTHING, *, limit: int = 100, cursor: str | None = None
+    ) -> ExecutionPage:
+        check_limit(limit)
+        before = None if cursor is None else read_cursor(cursor)
+        found = [one.summary for one in self._executions.values() if fits(one.summary, one.tools, which)]
+        found.sort(key=_place, reverse=True)
+        rest = found if before is None else [one for one in found if _place(one) < before]
+        page = tuple(rest[:limit])
+        return ExecutionPage(page, cursor_after(page[-1]) if len(rest) > limit else None)
+
+    async def unfinished(self) -> Sequence[ExecutionSummary]:
+        """None, ever: whoever started an execution in this process is at work on it still."""
+        return ()
+
+    async def lease(self, execution_id: str, owner: str, ttl_seconds: float) -> Lease:
+        check_ttl(ttl_seconds)
+        held = self._leases.get(execution_id)
+        if held is not None and held.owner != owner and self._is_live(held):
+            raise LeaseHeld(execution_id, held.owner)
+        token = 1 if held is None else held.token + (held.owner != owner or not self._is_live(held))
+        return self._hold(Lease(execution_id, owner, token, self._in(ttl_seconds)))
+
+    async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
+        check_ttl(ttl_seconds)
+        self._check_lease(lease.execution_id, lease)
+        return self._hold(replace(lease, expires_at=self._in(ttl_seconds)))
+
+    async def release(self, lease: Lease) -> None:
+        held = self._leases.get(lease.execution_id)
+        if held is not None and held.token == lease.token:
+            self._hold(replace(held, expires_at=self._in(0)))
+
+    async def verify(self, checkpoints: Sequence[Checkpoint] = ()) -> Verification:
+        verifier = Verifier(checkpoints, forgets=True)
+        links = [link for execution in self._executions.values() for link in execution.links]
+        for digest, link in verifier.feed(sorted(links + self._retentions)).blobs.items():
+            if digest not in self._executions[link.execution_id].blobs:
+                verifier.find(link.tenant_id, link.sequence, f"the data {digest} that it refers to is missing")
+        return verifier.end()
+
+    async def prune(self, retention: Retention) -> Pruned:
+        before = self._now() - retention.older_than
+        gone = [one for one in self._executions.values() if _may_go(one, retention, before)]
+        for one in gone:
+            self._drop(one.summary.execution_id)
+        for tenant_id in sorted({one.summary.tenant_id for one in gone}):
+            self._note(tenant_id, retention.reason, sum(one.summary.tenant_id == tenant_id for one in gone))
+        blobs = [data for one in gone for data in one.blobs.values()]
+        return Pruned(len(gone), sum(len(one.links) for one in gone), len(blobs), sum(map(len, blobs)))
 
     async def aclose(self) -> None:
-        self._records.clear()
+        self._executions.clear()
+        self._size_bytes = 0
+
+    def _keep(self, record: Record, content: Content) -> None:
+        found = self._executions.get(record.execution_id)
+        if found is None:
+            found = self._executions[record.execution_id] = _Execution(begun(record))
+        found.summary = gone_on(found.summary, record)
+        if isinstance(record, CallStarted):
+            found.tools.add(record.tool_id)
+            found.open_calls += 1
+        elif isinstance(record, CallFinished):
+            found.open_calls -= 1
+        found.links.append(self._link(record, content.data))
+        self._count(found, len(content.data))
+        self._keep_blobs(found, content.blobs)
+
+    def _link(self, record: Record, content: bytes) -> Link:
+        link = linked(self._heads.get(record.tenant_id, Head()), record, content)
+        self._heads[record.tenant_id] = Head(link.sequence, link.hash)
+        return link
+
+    def _keep_blobs(self, execution: _Execution, blobs: Mapping[str, bytes]) -> None:
+        new = {digest: data for digest, data in blobs.items() if digest not in execution.blobs}
+        execution.blobs |= new
+        self._count(execution, sum(map(len, new.values())))
+
+    def _count(self, execution: _Execution, size_bytes: int) -> None:
+        execution.size_bytes += size_bytes
+        self._size_bytes += size_bytes
+
+    def _drop(self, execution_id: str) -> None:
+        self._size_bytes -= self._executions.pop(execution_id).size_bytes
+        self._leases.pop(execution_id, None)
+
+    def _note(self, tenant_id: str, reason: str, executions: int) -> None:
+        head = self._heads[tenant_id]
+        record = RecordsPruned(
+            execution_id="",
+            tenant_id=tenant_id,
+            at=self._now(),
+            reason=reason,
+            executions=executions,
+            ranges=[],
+            base_sequence=0,
+            base_hash=head.hash,
+        )
+        self._retentions.append(self._link(record, content_of(record).data))
+
+    def _check_lease(self, execution_id: str, lease: Lease | None) -> None:
+        """Once an execution was leased, only its holder may write of it."""
+        held = self._leases.get(execution_id)
+        if held is not None and (lease is None or lease.token != held.token or not self._is_live(held)):
+            raise LeaseLost(execution_id)
+
+    def _is_live(self, lease: Lease) -> bool:
+        return lease.expires_at > self._now()
+
+    def _hold(self, lease: Lease) -> Lease:
+        self._leases[lease.execution_id] = lease
+        return lease
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _in(self, seconds: float) -> datetime:
+        return datetime.fromtimestamp(self._clock() + seconds, UTC)
+
+
+def _place(found: ExecutionSummary) -> tuple[int, str]:
+    return microseconds(found.started_at), found.execution_id
+
+
+def _may_go(one: _Execution, retention: Retention, before: datetime) -> bool:
+    ended_at = one.summary.ended_at or one.summary.started_at
+    return one.ended and ended_at < before and retention.tenant_id in (None, one.summary.tenant_id)

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.errors import InvalidRequest
 from gateway.journal.base import (
+    Blob,
     CallFinished,
     CallStarted,
     CallStatus,
@@ -35,7 +36,7 @@ def make_journal(request: pytest.FixtureRequest) -> MakeJournal:
 def call(execution_id: str, index: int) -> CallStarted:
     arguments = {"ü": [1, 2.5, None, True, {"deep": "日本"}]}
     return CallStarted(
-        execution_id=execution_id, index=index, at=NOW, tool_id="math:add", arguments=arguments, via="run_tool"
+        execution_id=execution_id, index=index, at=NOW, tool_id="math:add", arguments=Blob.of_json(arguments), via="run_tool"
     )
 
 
@@ -45,7 +46,7 @@ def whole(execution_id: str) -> list[Record]:
         ExecutionStarted(
             execution_id=execution_id,
             at=NOW,
-            code="print('ü')\n",
+            code=Blob.of_text("print('ü')\n"),
             language="python",
             profile="standard",
             backend="wasm",

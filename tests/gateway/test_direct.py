@@ -25,7 +25,7 @@ from gateway.errors import (
     ToolTimeout,
 )
 from gateway.grant import Grant
-from gateway.journal.base import CallFinished, CallStarted, CallStatus, Record, ToolCall
+from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Lease, Record, ToolCall
 from gateway.journal.memory import MemoryJournal
 from gateway.pipeline import Pipeline
 from gateway.providers.function import function_tool
@@ -105,14 +105,15 @@ async def test_a_call_is_made_counted_and_recorded(world: World) -> None:
     started, finished = await world.records()
     assert isinstance(started, CallStarted)
     assert isinstance(finished, CallFinished)
-    assert (started.index, started.tool_id, started.arguments, started.execution_id) == (0, "math:add", {"n": 1}, "e")
-    assert (finished.index, finished.status, finished.result) == (0, CallStatus.COMPLETED, 2)
+    assert (started.index, started.tool_id, started.execution_id) == (0, "math:add", "e")
+    assert started.arguments.as_json() == {"n": 1}
+    assert (finished.index, finished.status, finished.result) == (0, CallStatus.COMPLETED, Blob.of_json(2))
 
 
 class RefusingJournal(MemoryJournal):
     """Cannot write."""
 
-    async def append(self, record: Record) -> None:
+    async def append(self, *records: Record, lease: Lease | None = None) -> None:
         raise OSError("disk full")
 
 
@@ -225,9 +226,9 @@ async def test_fifty_calls_for_ten_places(world: World) -> None:
 class SlowJournal(MemoryJournal):
     """Takes a moment for every record, as a database does."""
 
-    async def append(self, record: Record) -> None:
+    async def append(self, *records: Record, lease: Lease | None = None) -> None:
         await anyio.sleep(0.02)
-        await super().append(record)
+        await super().append(*records, lease=lease)
 
 
 @pytest.mark.parametrize("journal", [MemoryJournal, SlowJournal])

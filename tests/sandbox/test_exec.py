@@ -12,7 +12,7 @@ import pytest
 
 from gateway.errors import BudgetExceeded, InvalidInput, ToolDenied, ToolFailed, ToolNotFound
 from gateway.frames import Finished, FinishedKind
-from gateway.journal.base import CallFinished, CallStatus, ExecutionFinished, ExecutionStarted, Record
+from gateway.journal.base import CallFinished, CallStatus, ExecutionFinished, ExecutionStarted, Lease, Record
 from gateway.journal.memory import MemoryJournal
 from runtimes.mock import MockBackend, MockGuest
 from sandbox import (
@@ -40,9 +40,9 @@ class KeepingJournal(MemoryJournal):
         super().__init__()
         self.kept: list[Record] = []
 
-    async def append(self, record: Record) -> None:
-        self.kept.append(record)
-        await super().append(record)
+    async def append(self, *records: Record, lease: Lease | None = None) -> None:
+        self.kept += records
+        await super().append(*records, lease=lease)
 
 
 def alive(pid: int) -> bool:
@@ -104,7 +104,7 @@ async def test_records_tell_the_execution_from_start_to_end(real: AsyncExec, jou
     started, *_, finished = records
     assert isinstance(started, ExecutionStarted)
     assert isinstance(finished, ExecutionFinished)
-    assert (started.code, started.backend, started.allowed_tools) == ("tools.add(a=1, b=2)", "unsafe", ("add", "b:*"))
+    assert (started.code.as_text(), started.backend, started.allowed_tools) == ("tools.add(a=1, b=2)", "unsafe", ("add", "b:*"))
     assert finished.outcome == "completed"
 
 
@@ -605,7 +605,7 @@ async def test_a_folder_that_others_can_enter_is_refused_and_the_next_try_works(
 
 async def test_a_journal_that_cannot_write_stops_the_execution() -> None:
     class Full(MemoryJournal):
-        async def append(self, record: Record) -> None:
+        async def append(self, *records: Record, lease: Lease | None = None) -> None:
             raise OSError("disk full")
 
     ran: list[str] = []
@@ -623,10 +623,10 @@ async def test_a_journal_that_fails_in_the_middle_is_the_hosts_failure() -> None
     class Filling(MemoryJournal):
         full = False
 
-        async def append(self, record: Record) -> None:
+        async def append(self, *records: Record, lease: Lease | None = None) -> None:
             if self.full:
                 raise OSError("disk full")
-            await super().append(record)
+            await super().append(*records, lease=lease)
 
     journal = Filling()
 

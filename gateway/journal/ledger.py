@@ -1,0 +1,208 @@
+"""The chain of a tenant's records: each has a hash of its content, its place and the hash of the one before it.
+
+    hash = SHA-256 of {"content": SHA-256 of the content, "previous": hash before, "sequence": n, "tenant": tenant id}
+
+as canonical JSON, all hashes in hex, sequences from 1, and 64 zeros before the first. The content's own hash stands
+between, so that deleting a content by policy leaves the chain whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gateway.journal.base import Checkpoint, Finding, Verification
+from gateway.journal.codec import references
+from gateway.journal.records import ExecutionFinished, ExecutionStarted, Record, RecordsPruned
+
+GENESIS = "0" * 64
+MAX_FINDINGS = 100
+"""More are counted only: a chain that is no chain would fill the report."""
+
+_escaped = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class Link(NamedTuple):
+    """One record in its chain, as it is kept. `content` is None when it was deleted by policy."""
+
+    tenant_id: str
+    sequence: int
+    execution_id: str
+    kind: str
+    content: bytes | None
+    content_sha256: str
+    hash: str
+
+
+class Head(NamedTuple):
+    """Where a chain ends."""
+
+    sequence: int = 0
+    hash: str = GENESIS
+
+
+@dataclass(slots=True)
+class Told:
+    """What some records say that a journal also keeps elsewhere, for it to compare.
+
+    By execution, the decoded content of its start and end; by digest, the record that holds a blob only by that.
+    """
+
+    started: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blobs: dict[str, Link] = field(default_factory=dict)
+
+
+def link_hash(tenant_id: str, sequence: int, previous: str, content_sha256: str) -> str:
+    """The hash of a record in its chain."""
+    return hashlib.sha256(
+        f'{{"content":"{content_sha256}","previous":"{previous}","sequence":{sequence},'
+        f'"tenant":{_escaped(tenant_id)}}}'.encode()
+    ).hexdigest()
+
+
+def linked(head: Head, record: Record, content: bytes) -> Link:
+    """The record as the next one after `head`."""
+    digest = hashlib.sha256(content).hexdigest()
+    sequence, tenant_id = head.sequence + 1, record.tenant_id
+    hash_ = link_hash(tenant_id, sequence, head.hash, digest)
+    return Link(tenant_id, sequence, record.execution_id, record.kind, content, digest, hash_)
+
+
+class Verifier:
+    """Takes the links of every chain, tenant by tenant and in their order, and finds what does not fit.
+
+    With `forgets`, whole records may be missing: whoever keeps them says nothing of what it dropped.
+    """
+
+    def __init__(self, checkpoints: Iterable[Checkpoint] = (), *, forgets: bool = False) -> None:
+        self._forgets = forgets
+        self.records = 0
+        self.pruned = 0
+        self._heads: list[Checkpoint] = []
+        self._findings: list[Finding] = []
+        self._unlisted = 0
+        self._chain: _Chain | None = None
+        self._points: dict[str, list[Checkpoint]] = {}
+        for point in checkpoints:
+            self._points.setdefault(point.tenant_id, []).append(point)
+
+    def feed(self, links: Sequence[Link]) -> Told:
+        told = Told()
+        for link in links:
+            if self._chain is None or self._chain.tenant_id != link.tenant_id:
+                self._end_chain()
+                self._chain = _Chain(link.tenant_id, self._points.pop(link.tenant_id, ()), forgets=self._forgets)
+            self.records += 1
+            for sequence, what in self._chain.take(link):
+                self.find(link.tenant_id, sequence, what)
+            if link.content is None:
+                self.pruned += 1
+            else:
+                self._read(self._chain, link, link.content, told)
+        return told
+
+    def find(self, tenant_id: str, sequence: int, what: str) -> None:
+        if len(self._findings) < MAX_FINDINGS:
+            self._findings.append(Finding(tenant_id, sequence, what))
+        else:
+            self._unlisted += 1
+
+    def end(self, signatures: int = 0) -> Verification:
+        self._end_chain()
+        for point in (point for points in self._points.values() for point in points):
+            self.find(point.tenant_id, point.sequence, "the whole chain is missing")
+        if self._unlisted:
+            self._findings.append(Finding("", 0, f"and {self._unlisted} more"))
+        return Verification(self.records, self.pruned, signatures, tuple(self._heads), tuple(self._findings))
+
+    def _read(self, chain: "_Chain", link: Link, content: bytes, told: Told) -> None:
+        if hashlib.sha256(content).hexdigest() != link.content_sha256:
+            self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} was changed")
+            return
+        try:
+            said = json.loads(content)
+            where = (said.get("tenant_id", ""), said["execution_id"], said["kind"])
+        except (ValueError, KeyError, AttributeError):
+            self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} is no record")
+            return
+        if where != (link.tenant_id, link.execution_id, link.kind):
+            self.find(link.tenant_id, link.sequence, "it is filed under another tenant, execution or kind than its own")
+        if link.kind == ExecutionStarted.kind:
+            told.started[link.execution_id] = said
+        elif link.kind == ExecutionFinished.kind:
+            told.finished[link.execution_id] = said
+        elif link.kind == RecordsPruned.kind:
+            chain.retention = said
+        for digest in references(said):
+            told.blobs[digest] = link
+
+    def _end_chain(self) -> None:
+        if self._chain is not None:
+            for sequence, what in self._chain.end():
+                self.find(self._chain.tenant_id, sequence, what)
+            self._heads.append(Checkpoint(self._chain.tenant_id, self._chain.sequence, self._chain.hash))
+            self._chain = None
+
+
+class _Chain:
+    """One tenant's chain, as far as it was read. `retention` is what its last record of a deletion says."""
+
+    def __init__(self, tenant_id: str, points: Iterable[Checkpoint], *, forgets: bool) -> None:
+        self._forgets = forgets
+        self.tenant_id = tenant_id
+        self.sequence = 0
+        self.hash = GENESIS
+        self.retention: dict[str, Any] | None = None
+        self._first: Link | None = None
+        self._emptied: list[list[int]] = []
+        self._points: dict[int, list[str]] = {}
+        for point in points:
+            self._points.setdefault(point.sequence, []).append(point.hash)
+
+    def take(self, link: Link) -> list[tuple[int, str]]:
+        """What is wrong with the next link."""
+        found = []
+        if link.sequence == self.sequence + 1:
+            if link_hash(link.tenant_id, link.sequence, self.hash, link.content_sha256) != link.hash:
+                found.append((link.sequence, f"this {link.kind} does not follow from the record before it"))
+        elif self.sequence == 0:
+            self._first = link
+        elif not self._forgets:
+            found.append((self.sequence + 1, f"{link.sequence - self.sequence - 1} records are missing from here"))
+        self.sequence, self.hash = link.sequence, link.hash
+        if self._points and any(known != link.hash for known in self._points.pop(link.sequence, ())):
+            found.append((link.sequence, "it is another one than when the chain was signed or noted here"))
+        if link.content is None:
+            self._empty(link.sequence)
+        return found
+
+    def end(self) -> list[tuple[int, str]]:
+        """What is wrong with the chain as a whole."""
+        late = [point for point in self._points if point > self.sequence]
+        found = [(point, f"the chain ends at {self.sequence}: what came after was removed") for point in late]
+        return found if self._forgets else found + self._untold()
+
+    def _untold(self) -> list[tuple[int, str]]:
+        """What is gone without a record of why."""
+        found = []
+        if self._first is not None and not self._begins_where_retention_says(self._first):
+            found.append((1, f"the first {self._first.sequence - 1} records are missing, and no retention took them"))
+        taken = [] if self.retention is None else json.loads(self.retention.get("ranges", "[]"))
+        for first, last in self._emptied:
+            if not any(low <= first and last <= high for low, high in taken):
+                found.append((first, f"contents are missing up to {last}, and no retention took them"))
+        return found
+
+    def _begins_where_retention_says(self, first: Link) -> bool:
+        if self.retention is None or self.retention["base_sequence"] != first.sequence - 1:
+            return False
+        base: str = self.retention["base_hash"]
+        return link_hash(self.tenant_id, first.sequence, base, first.content_sha256) == first.hash
+
+    def _empty(self, sequence: int) -> None:
+        if self._emptied and self._emptied[-1][1] == sequence - 1:
+            self._emptied[-1][1] = sequence
+        else:
+            self._emptied.append([sequence, sequence])

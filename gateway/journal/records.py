@@ -1,0 +1,244 @@
+"""Records: append-only facts about executions and tool calls, as frozen data.
+
+Each kind of record is a class with a `kind`, listed in `RECORDS`; `codec.py` turns records into canonical JSON and back
+by their annotations, so a new kind needs no more than a class here.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from gateway.base import JsonValue
+from gateway.payload import encode
+
+INLINE_BYTES = 16 << 10
+"""Largest blob that is kept within its record; a journal keeps larger ones by digest, each content once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes by their digest: code, output, a file, or a value as its JSON text.
+
+    As text a value keeps the order of its keys, integers of any size, and the difference of 1 and 1.0. Whoever appends
+    a record gives all `data`. In a record that was read, `data` is None for more than `INLINE_BYTES`: `Journal.read`
+    gives it. Two blobs are equal when their digests are.
+    """
+
+    sha256: str
+    size_bytes: int
+    data: bytes | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, data: bytes) -> "Blob":
+        return cls(hashlib.sha256(data).hexdigest(), len(data), data)
+
+    @classmethod
+    def of_text(cls, text: str) -> "Blob":
+        return cls.of(text.encode())
+
+    @classmethod
+    def of_json(cls, value: JsonValue) -> "Blob":
+        """Raises NotJsonError."""
+        return cls.of(encode(value))
+
+    def as_json(self) -> JsonValue:
+        """The value whose JSON this is; only where `data` is at hand."""
+        return json.loads(self.as_bytes())
+
+    def as_text(self) -> str:
+        """Only where `data` is at hand."""
+        return self.as_bytes().decode()
+
+    def as_bytes(self) -> bytes:
+        """Only where `data` is at hand."""
+        assert self.data is not None, "read it from its journal first"
+        return self.data
+
+
+EMPTY = Blob.of(b"")
+NO_ENV = Blob.of_json({})
+
+
+class CallStatus(StrEnum):
+    """How a tool call ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REFUSED = "refused"
+    """Never reached the tool: denied, over budget, malformed, past the deadline, or refused by one of its policies."""
+    CANCELLED = "cancelled"
+    """The execution ended while the tool was at work."""
+
+
+class Mode(StrEnum):
+    """Why an execution runs."""
+
+    LIVE = "live"
+    REPLAY = "replay"
+    """Its calls are answered from the records of `parent`, and no tool is called."""
+    RESUME = "resume"
+    """It begins as a replay of `parent`, which was cut off, and goes on live."""
+    SESSION = "session"
+    """One of the executions of a session; `parent` is the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What every record says. `tenant_id` is the caller's, and names the chain that the record is part of."""
+
+    kind: ClassVar[str]
+
+    execution_id: str
+    tenant_id: str = ""
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionStarted(Record):
+    """A snippet is about to run.
+
+    `allowed_tools` is None for all tools. `enforced` are the limits that are really held. `caller` has the caller's
+    fields that are not at their default. `env` is the JSON of the snippet's environment, `files` its files by path.
+    `environment` is what the execution depends on beside these: our version, the backend's, the guest's digest.
+    `seed` is 32 random bytes in hex, from which a deterministic guest gets its randomness. `parent` is the execution
+    that this one replays, resumes or continues, empty for none.
+    """
+
+    kind: ClassVar[str] = "execution_started"
+
+    code: Blob
+    language: str
+    profile: str
+    backend: str
+    limits: Mapping[str, JsonValue]
+    enforced: tuple[str, ...] = ()
+    allowed_tools: tuple[str, ...] | None
+    caller: Mapping[str, JsonValue] = field(default_factory=dict)
+    env: Blob = NO_ENV
+    files: Mapping[str, Blob] = field(default_factory=dict)
+    environment: Mapping[str, JsonValue] = field(default_factory=dict)
+    seed: str = ""
+    mode: Mode = Mode.LIVE
+    parent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStarted(Record):
+    """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain or run_parallel.
+
+    `site` is where in the snippet it was made, as its guest tells: the path of its task and a counter; empty for none.
+    `arguments` are as the guest gave them; `arguments_sha256` is the same for the same arguments in any order of keys.
+    `key` is the idempotency key, empty for none. `warnings` say what is not wrong, and yet not as it should be, such
+    as an argument that is deprecated.
+    """
+
+    kind: ClassVar[str] = "call_started"
+
+    index: int
+    tool_id: str
+    arguments: Blob
+    arguments_sha256: str = ""
+    via: str
+    site: str = ""
+    key: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFinished(Record):
+    """The tool call with this index ended. `error` is {code, message, retryable, details}, None when completed.
+
+    `result` is the whole result when completed, None otherwise. A streamed result is in `chunks` instead: each blob is
+    a JSON list of some chunks, in order. `usage` is that of `CallUsage`: what was counted, and what policies decided.
+    """
+
+    kind: ClassVar[str] = "call_finished"
+
+    index: int
+    status: CallStatus
+    result: Blob | None
+    chunks: tuple[Blob, ...] | None = None
+    error: Mapping[str, JsonValue] | None
+    attempts: int
+    duration_seconds: float
+    usage: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionFinished(Record):
+    """The execution ended. `outcome` is a value of `Outcome`, or the code of what failed on the host's side.
+
+    `value` is None unless completed; the other fields are those of `ExecutionResult`. `evidence` is what was in force.
+    """
+
+    kind: ClassVar[str] = "execution_finished"
+
+    outcome: str
+    duration_seconds: float
+    value: Blob | None = None
+    value_is_repr: bool = False
+    error: Mapping[str, JsonValue] | None = None
+    limit: str = ""
+    exit_code: int | None = None
+    stdout: Blob = EMPTY
+    stderr: Blob = EMPTY
+    truncated: tuple[str, ...] = ()
+    artifacts: Mapping[str, Blob] = field(default_factory=dict)
+    usage: Mapping[str, JsonValue] = field(default_factory=dict)
+    evidence: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsPruned(Record):
+    """Records of this tenant were deleted by policy; the journal's own, with no execution.
+
+    `ranges` are the first and last sequences of those whose content is gone. Up to `base_sequence` nothing at all is
+    left of them; `base_hash` is where the chain begins now.
+    """
+
+    kind: ClassVar[str] = "records_pruned"
+
+    reason: str
+    executions: int
+    ranges: JsonValue
+    base_sequence: int
+    base_hash: str
+
+
+RECORDS: Mapping[str, type[Record]] = {
+    record.kind: record for record in (ExecutionStarted, CallStarted, CallFinished, ExecutionFinished, RecordsPruned)
+}
+"""Every kind of record, by its name."""
+
+
+def arguments_sha256(arguments: JsonValue) -> str:
+    """The same for the same arguments in any order of keys."""
+    text = json.dumps(arguments, allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One tool call as far as it is known: `CallStarted` and `CallFinished` in one. `status` is None while it runs.
+
+    `result` and `arguments` over 64 KiB of JSON are {truncated: true, bytes, head}; the records have them whole.
+    """
+
+    index: int
+    tool_id: str
+    arguments: JsonValue
+    status: CallStatus | None
+    result: JsonValue
+    error: Mapping[str, JsonValue] | None
+    started_at: datetime
+    duration_seconds: float
+    attempts: int
+    via: str
+    site: str = ""
+    key: str = ""
+    usage: Mapping[str, JsonValue] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
