@@ -1,9 +1,13 @@
 """The gateway in process: every call checked against the grant, recorded, run."""
 
+import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
+from gateway.answers import answer_of, told
 from gateway.base import (
     MAX_ARGUMENTS_BYTES,
     CallOutcome,
@@ -15,8 +19,8 @@ from gateway.base import (
     ToolPage,
     ToolSummary,
 )
-from gateway.calls import CallLog, Chunks
-from gateway.chain import Time, check_timeout, run_chain
+from gateway.calls import CallLog, Chunks, Keeper, OpenCall
+from gateway.chain import Time, Took, check_timeout, run_chain
 from gateway.context import ToolContext
 from gateway.errors import (
     BudgetExceeded,
@@ -27,14 +31,18 @@ from gateway.errors import (
     ToolNotFound,
     ToolTimeout,
 )
+from gateway.gate import ExecutionGate
 from gateway.grant import Grant
-from gateway.journal.base import CallStatus, Journal, ToolCall
+from gateway.journal.base import CallStatus, ToolCall, arguments_sha256
 from gateway.parallel import Access, run_parallel
+from gateway.past import Asked, Beyond, Past, PastCall
 from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
+from gateway.site import TapeLog, current
 from gateway.streaming import Feed, ToolStream
+from gateway.suspension import Suspension
 from gateway.tools.access import access_of, permits
 from gateway.tools.docs import describe, examples
 from gateway.tools.model import ToolId
@@ -57,6 +65,9 @@ class DirectGateway:
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
     is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
     its error comes out as it is.
+
+    With a `past`, calls that were made before are answered from it. `suspension` ends the execution when a call waits
+    for a person; without one nobody can be asked.
     """
 
     def __init__(
@@ -65,9 +76,12 @@ class DirectGateway:
         pipeline: Pipeline,
         registry: ToolRegistry,
         search: ToolSearch,
-        journal: Journal,
+        journal: Keeper,
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
+        *,
+        past: Past | None = None,
+        suspension: Suspension | None = None,
     ) -> None:
         self.grant = grant
         self.flooded = False
@@ -75,9 +89,18 @@ class DirectGateway:
         self._pipeline = pipeline
         self._registry = registry
         self._search = search
-        self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id)
+        self._past = past
+        self._suspension = suspension
+        self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
+        before = () if past is None or past.beyond is not Beyond.LIVE else tuple(map(told, past.calls))
+        self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id, before=before)
         self._refused = 0
         self._hints = 0
+
+    @property
+    def tape(self) -> TapeLog:
+        """Takes what the guest was told of time, on its way into the records."""
+        return self._log.tape
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -102,10 +125,11 @@ class DirectGateway:
 
     async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
         call = functools.partial(self._call, "run_chain", reserved=True)
+        await self._refused_before("run_chain", {"steps": len(steps)})
         try:
             return await run_chain(steps, self.grant, call, Time(timeout_seconds))
         except BudgetExceeded as exc:
-            await self._refuse("run_chain", "run_chain", {"steps": len(steps)}, exc)
+            await self._refuse(_Way("run_chain", _site()), "run_chain", {"steps": len(steps)}, exc)
             raise
 
     async def run_parallel(
@@ -116,10 +140,11 @@ class DirectGateway:
         timeout_seconds: float | None = None,
     ) -> tuple[CallOutcome, ...]:
         call = functools.partial(self._call, "run_parallel", reserved=True)
+        await self._refused_before("run_parallel", {"calls": len(calls)})
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
-            await self._refuse("run_parallel", "run_parallel", {"calls": len(calls)}, exc)
+            await self._refuse(_Way("run_parallel", _site()), "run_parallel", {"calls": len(calls)}, exc)
             raise
 
     async def search_tools(
@@ -164,7 +189,14 @@ class DirectGateway:
         timeout_seconds: float | None = None,
         reserved: bool = False,
         feed: Feed | None = None,
+        position: int | None = None,
+        took: Took | None = None,
     ) -> JsonValue:
+        way = _Way(via, _site(position), timeout_seconds, feed, took or Took())
+        if (found := await self._recorded(way.site, tool_id, arguments)) is not None:
+            return await self._again(way, found, reserved=reserved)
+        if self._suspension is not None:
+            await self._suspension.admit()
         try:
             tool = self._granted(tool_id)
             given = encoded_arguments(arguments)
@@ -175,25 +207,30 @@ class DirectGateway:
         except ToolError as exc:
             if reserved:
                 self.grant.release(1)
-            await self._refuse(via, tool_id, arguments, exc)
+            await self._refuse(way, tool_id, arguments, exc)
             raise
-        return await self._run(via, tool, given, timeout_seconds, feed)
+        return await self._run(way, tool, given)
 
-    async def _run(
-        self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
-    ) -> JsonValue:
+    async def _run(self, way: "_Way", tool: RegisteredTool, given: Encoded) -> JsonValue:
         """Make a call that is permitted and paid for."""
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
-        record = self._log.open(tool.id, given, via, _warnings(tool, given), whole=whole)
+        record = self._log.open(tool.id, given, way.via, _warnings(tool, given), site=way.site, whole=whole)
         chunks = Chunks(self._log)
-        call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
+        call = self._prepared(way, tool, record.index, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
         await record.start(call.key)
+        return await self._make(way, record, call, chunks, flaw)
+
+    async def _make(
+        self, way: "_Way", record: OpenCall, call: Call, chunks: Chunks, flaw: ToolError | None
+    ) -> JsonValue:
+        """Through its policies to the tool, and its end into the journal."""
         try:
             if flaw is not None:
                 raise flaw
-            result = await self._pipeline.run(call)
+            with nullcontext() if self._suspension is None else self._suspension.working():
+                result = await self._pipeline.run(call)
         except ToolError as exc:
             error = self._late(exc)
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
@@ -201,22 +238,75 @@ class DirectGateway:
             await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
-            await record.abandon(exc, call.usage)
+            if self._gate is None or not self._gate.keeps(record.index):
+                await record.abandon(exc, call.usage)
             raise
+        finally:
+            way.took.seconds = record.duration_seconds
         call.usage.output_bytes = len(result.data) if call.emit is None else chunks.view.size_bytes
         kept = result.data if call.emit is None else chunks
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
+        way.took.seconds = record.duration_seconds
         return result.value
 
-    def _prepared(
-        self,
-        tool: RegisteredTool,
-        index: int,
-        timeout_seconds: float | None,
-        feed: Feed | None,
-        chunks: Chunks,
-    ) -> Call:
-        grant = self.grant
+    async def _refused_before(self, via: str, arguments: JsonValue) -> None:
+        """Raises what a whole chain or batch was refused with in an earlier run."""
+        if self._past is not None and self._past.refuses(_site(), via):
+            await self._call(via, via, arguments, reserved=True)
+
+    async def _recorded(self, site: str, tool_id: str, arguments: JsonValue) -> PastCall | None:
+        """The call of an earlier run that this one is."""
+        if self._past is None or self._refused >= MAX_REFUSED:
+            return None
+        tool = self._registry.find(tool_id)
+        names = (tool_id,) if tool is None else (tool_id, tool.id)
+        shown = (printable(tool_id, _MAX_ID_TEXT), *names)
+        return await self._past.find(Asked(site, shown, arguments_sha256(_encoded(arguments).value)))
+
+    async def _again(self, way: "_Way", found: PastCall, *, reserved: bool) -> JsonValue:
+        """Answer a call as it was answered before; make it where that never happened."""
+        past, finished = self._past, found.finished
+        assert past is not None
+        if finished is not None and finished.status is CallStatus.REFUSED:
+            self._refused += 1
+            self.grant.release(1 if reserved else 0)
+        elif not reserved:
+            self.grant.used_calls += 1
+        if not found.answered and past.beyond is Beyond.LIVE:
+            return await self._make_again(way, found)
+        answer = await answer_of(past, found)
+        way.took.seconds = answer.duration_seconds
+        if way.feed is not None:
+            for chunk in answer.chunks:
+                await way.feed.chunk(chunk)
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+    async def _make_again(self, way: "_Way", found: PastCall) -> JsonValue:
+        """A call that had begun when its host ended, or that waited for a person."""
+        assert self._past is not None
+        given = normalise(json.loads(await self._past.read(found.started.arguments)))
+        record = self._log.reopen(found.index, given)
+        chunks = Chunks(self._log)
+        try:
+            tool = self._granted(found.started.tool_id)
+        except ToolError as exc:
+            await record.finish(CallStatus.FAILED, error=error_json(exc))
+            raise
+        call = self._prepared(way, tool, found.index, chunks)
+        call.context = dataclasses.replace(call.context, idempotency_key=found.started.key)
+        flaw = self._flaw(call, given)
+        if flaw is None and self._gate is not None:
+            try:
+                await self._gate.admit_in_doubt(call, found)
+            except ToolError as exc:
+                flaw = exc
+        call.usage.decisions.append("begun again after the execution was taken up")
+        return await self._make(way, record, call, chunks, flaw)
+
+    def _prepared(self, way: "_Way", tool: RegisteredTool, index: int, chunks: Chunks) -> Call:
+        grant, feed = self.grant, way.feed
         context = ToolContext(
             tool_id=tool.id,
             caller=grant.caller,
@@ -227,7 +317,8 @@ class DirectGateway:
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
-            return Call(tool=tool, arguments={}, context=context, deadline=_in(_shorter(timeout_seconds, left)))
+            deadline = _in(_shorter(way.timeout_seconds, left))
+            return Call(tool=tool, arguments={}, context=context, deadline=deadline, gate=self._gate)
 
         async def emit(chunk: Encoded) -> None:
             await chunks.add(chunk.data)
@@ -239,7 +330,8 @@ class DirectGateway:
             context=context,
             deadline=_in(left),
             emit=emit,
-            wait_seconds=timeout_seconds,
+            wait_seconds=way.timeout_seconds,
+            gate=self._gate,
         )
 
     def _flaw(self, call: Call, given: Encoded) -> ToolError | None:
@@ -251,7 +343,7 @@ class DirectGateway:
             return exc
         return None
 
-    async def _refuse(self, via: str, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
+    async def _refuse(self, way: "_Way", tool_id: str, arguments: JsonValue, error: ToolError) -> None:
         """Record a call that is not made."""
         if self._refused >= MAX_REFUSED:
             if not self.flooded and self._on_flood is not None:
@@ -259,9 +351,11 @@ class DirectGateway:
             self.flooded = True
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
-        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _encoded(arguments), via, whole=False)
+        shown = printable(tool_id, _MAX_ID_TEXT)
+        call = self._log.open(shown, _encoded(arguments), way.via, site=way.site, whole=False)
         await call.start()
         await call.finish(CallStatus.REFUSED, error=error_json(error))
+        way.took.seconds = call.duration_seconds
 
     def _granted(self, tool_id: str) -> RegisteredTool:
         """The tool, if this execution may call it now. Names of tools that it may not call are not given away."""
@@ -303,6 +397,22 @@ class DirectGateway:
         if isinstance(error, ToolTimeout) and remaining is not None and remaining <= _CLOCK_SLACK_SECONDS:
             return DeadlineExceeded()
         return error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Way:
+    """How a call comes, and how its result goes back."""
+
+    via: str
+    site: str
+    timeout_seconds: float | None = None
+    feed: Feed | None = None
+    took: Took = dataclasses.field(default_factory=Took)
+
+
+def _site(position: int | None = None) -> str:
+    site = current.get()
+    return f"{site}/{position}" if site and position is not None else site
 
 
 def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:

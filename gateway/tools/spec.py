@@ -36,6 +36,7 @@ TOOL_SCHEMA: Mapping[str, Any] = {
         "destructive": _HINT,
         "idempotent": _HINT,
         "open_world": _HINT,
+        "in_doubt": {"enum": ["fail", "ask", "retry"]},
         "examples": {
             "type": "array",
             "items": {

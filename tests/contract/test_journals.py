@@ -36,7 +36,12 @@ def make_journal(request: pytest.FixtureRequest) -> MakeJournal:
 def call(execution_id: str, index: int) -> CallStarted:
     arguments = {"ü": [1, 2.5, None, True, {"deep": "日本"}]}
     return CallStarted(
-        execution_id=execution_id, index=index, at=NOW, tool_id="math:add", arguments=Blob.of_json(arguments), via="run_tool"
+        execution_id=execution_id,
+        index=index,
+        at=NOW,
+        tool_id="math:add",
+        arguments=Blob.of_json(arguments),
+        via="run_tool",
     )
 
 
