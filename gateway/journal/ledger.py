@@ -86,7 +86,18 @@ class Verifier:
         self._chain: _Chain | None = None
         self._points: dict[str, list[Checkpoint]] = {}
         for point in checkpoints:
-            self._points.setdefault(point.tenant_id, []).append(point)
+            self.expect(point)
+
+    def expect(self, point: Checkpoint) -> None:
+        """The chain had come to this; said before the chain is fed."""
+        self._points.setdefault(point.tenant_id, []).append(point)
+
+    def stop(self, why: str) -> None:
+        """What comes next cannot be read."""
+        tenant_id, sequence = ("", 0) if self._chain is None else (self._chain.tenant_id, self._chain.sequence)
+        self._chain = None
+        self._points.clear()
+        self.find(tenant_id, sequence, why)
 
     def feed(self, links: Sequence[Link]) -> Told:
         told = Told()

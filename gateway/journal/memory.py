@@ -84,7 +84,8 @@ class MemoryJournal:
 
     async def records(self, execution_id: str) -> Sequence[Record]:
         found = self._executions.get(execution_id)
-        return () if found is None else tuple(record_of(link.content or b"") for link in found.links)
+        links = found.links if found is not None else self._retentions if not execution_id else ()
+        return tuple(record_of(link.content or b"") for link in links)
 
     async def read(self, blob: Blob) -> bytes:
         if blob.data is not None:
@@ -100,7 +101,7 @@ class MemoryJournal:
         if execution is None:
             raise NotRecorded(f"execution {execution_id}")
         self._keep_blobs(execution, {blob.sha256: data})
-        return replace(blob, data=None)
+        return blob.without_data()
 
     async def execution(self, execution_id: str) -> ExecutionSummary | None:
         found = self._executions.get(execution_id)

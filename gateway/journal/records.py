@@ -45,6 +45,9 @@ class Blob:
         """Raises NotJsonError."""
         return cls.of(encode(value))
 
+    def without_data(self) -> "Blob":
+        return Blob(self.sha256, self.size_bytes)
+
     def as_json(self) -> JsonValue:
         """The value whose JSON this is; only where `data` is at hand."""
         return json.loads(self.as_bytes())

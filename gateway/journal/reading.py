@@ -1,0 +1,194 @@
+"""What is read, and the check of all of it. Every function here works within one transaction."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from gateway.errors import NotRecorded
+from gateway.journal.base import ExecutionFilter, ExecutionPage, ExecutionSummary
+from gateway.journal.ledger import Link, Verifier
+from gateway.journal.listing import UNFINISHED, at_microseconds, cursor_after, microseconds, read_cursor
+from gateway.journal.rows import Rows, among
+from gateway.journal.signing import Signature
+
+VERIFY_ROWS = 1000
+BLOB_ROWS = 8
+"""Blobs may be megabytes, so only a few are held at a time."""
+
+_SUMMARY = """SELECT e.execution_id, e.tenant_id, e.started_at, e.language, e.profile, e.backend, e.mode, e.parent,
+    (SELECT count(*) FROM journal_records r WHERE r.execution_id = e.execution_id AND r.kind = 'call_started'),
+    e.outcome, e.ended_at FROM journal_executions e"""
+
+
+def contents(rows: Rows, execution_id: str) -> list[bytes]:
+    """Of all records of one execution, in their order."""
+    found = rows.fetch(
+        "SELECT content FROM journal_records WHERE execution_id = :execution_id AND content IS NOT NULL "
+        "ORDER BY sequence",
+        {"execution_id": execution_id},
+    )
+    return [row[0] for row in found]
+
+
+def blob(rows: Rows, digest: str) -> bytes:
+    found = rows.fetch("SELECT data FROM journal_blobs WHERE sha256 = :digest", {"digest": digest})
+    if not found:
+        raise NotRecorded(f"data with the digest {digest}")
+    data: bytes = found[0][0]
+    return data
+
+
+def execution(rows: Rows, execution_id: str) -> ExecutionSummary | None:
+    found = rows.fetch(f"{_SUMMARY} WHERE e.execution_id = :execution_id", {"execution_id": execution_id})
+    return _summary(found[0]) if found else None
+
+
+def executions(rows: Rows, which: ExecutionFilter, limit: int, cursor: str | None) -> ExecutionPage:
+    binds: dict[str, Any] = {"limit": limit + 1}
+    conditions = [*_conditions(which, binds)]
+    if cursor is not None:
+        binds["time"], binds["after"] = read_cursor(cursor)
+        conditions.append("(e.started_at, e.execution_id) < (:time, :after)")
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    order = "ORDER BY e.started_at DESC, e.execution_id DESC LIMIT :limit"
+    found = [_summary(row) for row in rows.fetch(f"{_SUMMARY} {where} {order}", binds)]
+    page = tuple(found[:limit])
+    return ExecutionPage(page, cursor_after(page[-1]) if len(found) > limit else None)
+
+
+def unfinished(rows: Rows, is_gone: Callable[[str], bool]) -> list[ExecutionSummary]:
+    """Those without an end, without a lease, and whose host is gone, for its own lease ran out or `is_gone` says so."""
+    found = rows.fetch(
+        f"{_SUMMARY.replace(' FROM journal_executions e', ', e.owner, h.name FROM journal_executions e')} "
+        "LEFT JOIN journal_leases h ON h.name = 'host:' || e.owner AND h.expires_at > :now "
+        "WHERE e.outcome = '' AND e.mode <> 'host' AND NOT EXISTS (SELECT 1 FROM journal_leases l "
+        "WHERE l.name = e.execution_id AND l.expires_at > :now) ORDER BY e.started_at, e.execution_id",
+        {"now": rows.now()},
+    )
+    return [_summary(row[:-2]) for row in found if row[-1] is None or is_gone(row[-2])]
+
+
+def signatures(rows: Rows) -> list[Signature]:
+    found = rows.fetch(
+        "SELECT tenant_id, sequence, hash, signed_at, key_id, signature FROM journal_signatures "
+        "ORDER BY tenant_id, sequence"
+    )
+    return [Signature(*row) for row in found]
+
+
+def links(rows: Rows, after: tuple[str, int], limit: int = VERIFY_ROWS) -> list[Link]:
+    """The next ones in order of tenant and sequence."""
+    found = rows.fetch(
+        "SELECT tenant_id, sequence, execution_id, kind, content, content_sha256, hash FROM journal_records "
+        "WHERE (tenant_id, sequence) > (:tenant_id, :sequence) ORDER BY tenant_id, sequence LIMIT :limit",
+        {"tenant_id": after[0], "sequence": after[1], "limit": limit},
+    )
+    return [Link(*row) for row in found]
+
+
+def check_references(rows: Rows, verifier: Verifier, wanted: dict[str, Link]) -> None:
+    """Blobs that records hold by digest only must be there."""
+    digests = list(wanted)
+    for start in range(0, len(digests), VERIFY_ROWS):
+        part = digests[start : start + VERIFY_ROWS]
+        binds: dict[str, Any] = {}
+        there = rows.fetch(f"SELECT sha256 FROM journal_blobs WHERE {among('sha256', part, binds)}", binds)
+        for digest in set(part) - {row[0] for row in there}:
+            link = wanted[digest]
+            verifier.find(link.tenant_id, link.sequence, f"the data {digest} that it refers to is missing")
+
+
+def check_blobs(rows: Rows, verifier: Verifier, digest_of: Callable[[bytes], str], after: str) -> str | None:
+    """The next blobs after this digest must be what their digests say; the last of them, None at the end."""
+    found = rows.fetch(
+        "SELECT sha256, data FROM journal_blobs WHERE sha256 > :after ORDER BY sha256 LIMIT :limit",
+        {"after": after, "limit": BLOB_ROWS},
+    )
+    for digest, data in found:
+        if digest_of(data) != digest:
+            verifier.find("", 0, f"the data {digest} was changed")
+    return found[-1][0] if found else None
+
+
+def check_index(rows: Rows, verifier: Verifier, after: str) -> str | None:
+    """The next executions must be listed as their records say; the last of them, None at the end."""
+    found = rows.fetch(
+        "SELECT execution_id, tenant_id, language, profile, backend, mode, parent, outcome FROM journal_executions "
+        "WHERE execution_id > :after ORDER BY execution_id LIMIT :limit",
+        {"after": after, "limit": VERIFY_ROWS},
+    )
+    said = _said(rows, [row[0] for row in found])
+    for row in found:
+        if row[5] != "host" or row[7]:
+            what = _misfit(row, said.get((row[0], "execution_started")), said.get((row[0], "execution_finished")))
+            if what:
+                verifier.find(row[1], 0, f"execution {row[0]} is listed with another {what} than its records say")
+    return found[-1][0] if found else None
+
+
+def _said(rows: Rows, execution_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The last start and the last end of each execution."""
+    binds: dict[str, Any] = {}
+    found = rows.fetch(
+        "SELECT execution_id, kind, sequence, content FROM journal_records WHERE content IS NOT NULL "
+        f"AND kind IN ('execution_started', 'execution_finished') AND {among('execution_id', execution_ids, binds)} "
+        "ORDER BY sequence",
+        binds,
+    )
+    said = {}
+    for execution_id, kind, sequence, content in found:
+        try:
+            said[execution_id, kind] = {**json.loads(content), "sequence": sequence}
+        except ValueError:
+            continue  # found where its content was read
+    return said
+
+
+def _misfit(row: Sequence[Any], started: dict[str, Any] | None, finished: dict[str, Any] | None) -> str:
+    """Which column does not say what the records say."""
+    if started is None:
+        return "start"
+    names = ("tenant_id", "language", "profile", "backend", "mode", "parent")
+    defaults = {"tenant_id": "", "mode": "live", "parent": ""}
+    for name, listed in zip(names, row[1:7], strict=True):
+        if listed != started.get(name, defaults.get(name)):
+            return name
+    over = finished is not None and finished["sequence"] > started["sequence"]
+    return "" if row[7] == (finished["outcome"] if finished is not None and over else "") else "outcome"
+
+
+def _conditions(which: ExecutionFilter, binds: dict[str, Any]) -> Iterable[str]:
+    if which.tenant_id is not None:
+        binds["tenant_id"] = which.tenant_id
+        yield "e.tenant_id = :tenant_id"
+    if which.since is not None:
+        binds["since"] = microseconds(which.since)
+        yield "e.started_at >= :since"
+    if which.until is not None:
+        binds["until"] = microseconds(which.until)
+        yield "e.started_at < :until"
+    if which.outcome is not None:
+        binds["outcome"] = "" if which.outcome == UNFINISHED else which.outcome
+        yield "e.outcome = :outcome" + (" AND e.mode <> 'host'" if which.outcome == UNFINISHED else "")
+    if which.tool_id is not None:
+        pattern = which.tool_id.endswith(":*")
+        binds["tool_id"] = which.tool_id[:-1] if pattern else which.tool_id
+        condition = "substr(t.tool_id, 1, length(:tool_id)) = :tool_id" if pattern else "t.tool_id = :tool_id"
+        yield f"EXISTS (SELECT 1 FROM journal_tools t WHERE t.execution_id = e.execution_id AND {condition})"
+
+
+def _summary(row: Sequence[Any]) -> ExecutionSummary:
+    ended_at = None if row[10] is None else at_microseconds(row[10])
+    return ExecutionSummary(
+        execution_id=row[0],
+        tenant_id=row[1],
+        started_at=at_microseconds(row[2]),
+        language=row[3],
+        profile=row[4],
+        backend=row[5],
+        mode=row[6],
+        parent=row[7],
+        calls=row[8],
+        outcome=row[9],
+        ended_at=ended_at,
+    )

@@ -1,0 +1,55 @@
+"""The little of SQL that a journal needs of a database: statements with named binds, inside a transaction."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from gateway.errors import InvalidRequest
+from gateway.journal import schema
+
+NO_BINDS: Mapping[str, Any] = {}
+
+
+class Rows(Protocol):
+    """A transaction. What the database raises comes out as it is; whoever opened the transaction translates it."""
+
+    @property
+    def dialect(self) -> str:
+        """sqlite or postgresql."""
+        ...
+
+    def fetch(self, sql: str, binds: Mapping[str, Any] = NO_BINDS) -> list[Any]:
+        """All rows."""
+        ...
+
+    def run(self, sql: str, binds: Mapping[str, Any] = NO_BINDS) -> int:
+        """The number of rows it changed."""
+        ...
+
+    def many(self, sql: str, binds: Sequence[Mapping[str, Any]]) -> None:
+        """The statement once for each; nothing for none."""
+        ...
+
+    def now(self) -> int:
+        """The database's clock, in microseconds since 1970: the same for all hosts that share it."""
+        ...
+
+
+def among(column: str, values: Sequence[str], binds: dict[str, Any]) -> str:
+    """`column IN (…)`, with the values added to the binds."""
+    start = len(binds)
+    names = [f"v{start + number}" for number in range(len(values))]
+    binds |= zip(names, values, strict=True)
+    return f"{column} IN ({', '.join(':' + name for name in names)})" if names else "1 = 0"
+
+
+def check_schema(rows: Rows, where: str) -> None:
+    """Make the tables where they are missing. Raises InvalidRequest for those of a newer version."""
+    for statement in schema.statements(rows.dialect):
+        rows.run(statement)
+    found = rows.fetch("SELECT max(version) FROM journal_schema")[0][0]
+    if found is None:
+        rows.run("INSERT INTO journal_schema (version) VALUES (:version)", {"version": schema.VERSION})
+    elif found > schema.VERSION:
+        raise InvalidRequest(
+            f"the journal {where} has version {found} of the tables, and this toolexec knows {schema.VERSION}; upgrade"
+        )

@@ -1,0 +1,195 @@
+"""What is written: one transaction for all records that wait, so that they share one sync of the disk."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.errors import InvalidRequest, LeaseLost, NotRecorded, SandboxError
+from gateway.journal.base import Lease
+from gateway.journal.codec import Content, content_of
+from gateway.journal.ledger import Head, Link, linked
+from gateway.journal.listing import microseconds
+from gateway.journal.records import CallStarted, ExecutionFinished, ExecutionStarted, Record
+from gateway.journal.rows import Rows, among
+from gateway.journal.signing import Signer
+
+_RECORD = """INSERT INTO journal_records
+    (tenant_id, sequence, execution_id, kind, content, content_sha256, hash)
+    VALUES (:tenant_id, :sequence, :execution_id, :kind, :content, :content_sha256, :hash)"""
+_HOST_EXECUTION = """INSERT INTO journal_executions
+    (execution_id, tenant_id, owner, started_at, language, profile, backend, mode, parent, outcome)
+    VALUES (:execution_id, :tenant_id, :owner, :started_at, '', '', '', 'host', '', '')
+    ON CONFLICT (execution_id) DO NOTHING"""
+_EXECUTION = """INSERT INTO journal_executions
+    (execution_id, tenant_id, owner, started_at, language, profile, backend, mode, parent, outcome)
+    VALUES (:execution_id, :tenant_id, :owner, :started_at, :language, :profile, :backend, :mode, :parent, '')
+    ON CONFLICT (execution_id) DO UPDATE SET owner = excluded.owner, language = excluded.language,
+    profile = excluded.profile, backend = excluded.backend, mode = excluded.mode, parent = excluded.parent,
+    outcome = '', ended_at = NULL"""
+_ENDED = "UPDATE journal_executions SET outcome = :outcome, ended_at = :ended_at WHERE execution_id = :execution_id"
+_TOOL = "INSERT INTO journal_tools (execution_id, tool_id) VALUES (:execution_id, :tool_id) ON CONFLICT DO NOTHING"
+_BLOB = """INSERT INTO journal_blobs (sha256, size_bytes, data) VALUES (:sha256, :size_bytes, :data)
+    ON CONFLICT DO NOTHING"""
+_USE = "INSERT INTO journal_blob_uses (execution_id, sha256) VALUES (:execution_id, :sha256) ON CONFLICT DO NOTHING"
+
+
+@dataclass(slots=True)
+class Write:
+    """Records, or data by its digest, that wait to be kept together. `flaw` is why they were not."""
+
+    records: Sequence[Record]
+    contents: Sequence[Content]
+    lease: Lease | None = None
+    data: tuple[str, Mapping[str, bytes]] | None = None
+    flaw: SandboxError | None = None
+
+    @classmethod
+    def of(cls, records: Sequence[Record], lease: Lease | None) -> "Write":
+        """Raises InvalidRequest."""
+        for record in records:
+            if "\0" in record.tenant_id or "\0" in record.execution_id:
+                raise InvalidRequest("a tenant's or an execution's id must not have a NUL in it")
+        return cls(records, [content_of(record) for record in records], lease)
+
+    @property
+    def size_bytes(self) -> int:
+        kept = sum(len(content.data) + sum(map(len, content.blobs.values())) for content in self.contents)
+        return kept + (sum(map(len, self.data[1].values())) if self.data else 0)
+
+
+@dataclass(slots=True)
+class _Tables:
+    """Rows for each table, gathered so that each table is written to once."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    executions: list[dict[str, Any]] = field(default_factory=list)
+    host_executions: list[dict[str, Any]] = field(default_factory=list)
+    ended: list[dict[str, Any]] = field(default_factory=list)
+    tools: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    blobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uses: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, rows: Rows) -> None:
+        rows.many(_RECORD, self.records)
+        rows.many(_EXECUTION, self.executions)
+        rows.many(_HOST_EXECUTION, self.host_executions)
+        rows.many(_TOOL, list(self.tools.values()))
+        rows.many(_ENDED, self.ended)
+        rows.many(_BLOB, list(self.blobs.values()))
+        rows.many(_USE, list(self.uses.values()))
+
+    def knows(self, execution_id: str) -> bool:
+        return any(row["execution_id"] == execution_id for row in self.executions + self.host_executions)
+
+    def add_blobs(self, execution_id: str, blobs: Mapping[str, bytes]) -> None:
+        for digest, data in blobs.items():
+            self.blobs[digest] = {"sha256": digest, "size_bytes": len(data), "data": data}
+            self.uses[execution_id, digest] = {"execution_id": execution_id, "sha256": digest}
+
+
+class Recorder:
+    """Puts writes into the tables, in the name of one host (`owner`)."""
+
+    def __init__(self, owner: str, signer: Signer | None) -> None:
+        self.owner = owner
+        self.signer = signer
+
+    def write(self, rows: Rows, writes: Sequence[Write]) -> None:
+        """Keep them; those whose lease is lost get a flaw instead."""
+        for write in writes:
+            write.flaw = None  # a transaction may be tried twice
+        lock_chains(rows, {record.tenant_id for write in writes for record in write.records})
+        self._check_leases(rows, writes)
+        heads: dict[str, Head] = {}
+        tables = _Tables()
+        for write in writes:
+            if write.flaw is None:
+                self._add(rows, tables, heads, write)
+        tables.write(rows)
+        if self.signer is not None:
+            self.signer.written(rows, heads)
+
+    def _add(self, rows: Rows, tables: _Tables, heads: dict[str, Head], write: Write) -> None:
+        for record, content in zip(write.records, write.contents, strict=True):
+            head = heads[record.tenant_id] if record.tenant_id in heads else head_of(rows, record.tenant_id)
+            link = linked(head, record, content.data)
+            heads[record.tenant_id] = Head(link.sequence, link.hash)
+            tables.records.append(link._asdict())
+            tables.add_blobs(record.execution_id, content.blobs)
+            self._index(tables, record)
+        if write.data is not None:
+            execution_id, blobs = write.data
+            if tables.knows(execution_id) or _is_known(rows, execution_id):
+                tables.add_blobs(execution_id, blobs)
+            else:
+                write.flaw = NotRecorded(f"execution {execution_id}")
+
+    def _index(self, tables: _Tables, record: Record) -> None:
+        match record:
+            case ExecutionStarted():
+                mode = {"language": record.language, "profile": record.profile, "backend": record.backend}
+                mode |= {"mode": str(record.mode), "parent": record.parent}
+                tables.executions.append(self._execution(record) | mode)
+            case CallStarted():
+                if record.index == 0:
+                    tables.host_executions.append(self._execution(record))
+                tool_id = record.tool_id.replace("\0", "\ufffd")  # PostgreSQL keeps no NUL in a text
+                key = (record.execution_id, tool_id)
+                tables.tools[key] = {"execution_id": record.execution_id, "tool_id": tool_id}
+            case ExecutionFinished():
+                ended = {"outcome": record.outcome, "ended_at": microseconds(record.at)}
+                tables.ended.append({"execution_id": record.execution_id, **ended})
+
+    def _execution(self, record: Record) -> dict[str, Any]:
+        return {
+            "execution_id": record.execution_id,
+            "tenant_id": record.tenant_id,
+            "owner": self.owner,
+            "started_at": microseconds(record.at),
+        }
+
+    def _check_leases(self, rows: Rows, writes: Sequence[Write]) -> None:
+        """Once an execution was leased, only its holder may write of it."""
+        names = sorted({record.execution_id for write in writes for record in write.records})
+        binds: dict[str, Any] = {}
+        leased = rows.fetch(
+            f"SELECT name, token, expires_at FROM journal_leases WHERE {among('name', names, binds)}",
+            binds,
+        )
+        if not leased:
+            return
+        now = rows.now()
+        held = {name: token if expires_at > now else 0 for name, token, expires_at in leased}
+        for write in writes:
+            for record in write.records:
+                token = 0 if write.lease is None else write.lease.token
+                if record.execution_id in held and held[record.execution_id] != (token or -1):
+                    write.flaw = LeaseLost(record.execution_id)
+
+
+def _is_known(rows: Rows, execution_id: str) -> bool:
+    binds = {"execution_id": execution_id}
+    return bool(rows.fetch("SELECT 1 FROM journal_executions WHERE execution_id = :execution_id", binds))
+
+
+def lock_chains(rows: Rows, tenants: Iterable[str]) -> None:
+    """Nobody else appends to these chains until the transaction ends. SQLite has one writer at a time anyway."""
+    if rows.dialect == "postgresql":
+        keys = sorted({int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True) for name in tenants})
+        rows.fetch("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key", {"keys": keys})
+
+
+def head_of(rows: Rows, tenant_id: str) -> Head:
+    found = rows.fetch(
+        "SELECT sequence, hash FROM journal_records WHERE tenant_id = :tenant_id ORDER BY sequence DESC LIMIT 1",
+        {"tenant_id": tenant_id},
+    )
+    return Head(*found[0]) if found else Head()
+
+
+def append_own(rows: Rows, record: Record) -> Link:
+    """A record of the journal itself, in the transaction under way; its chain is locked."""
+    link = linked(head_of(rows, record.tenant_id), record, content_of(record).data)
+    rows.many(_RECORD, [link._asdict()])
+    return link
