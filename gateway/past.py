@@ -86,7 +86,8 @@ class Asked:
 
 class Past:
     """The calls of one execution. `read` gets the data of its blobs. `on_end` is called, once, when the guest asks for
-    a call that had no answer then, and none is made: there the record ends.
+    a call that had no answer then, and none is made: there the record ends. `exact` is set by whoever runs it again,
+    when the guest was told the same of time and chance.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Past:
         self.missing: list[Asked] = []
         self.diverged: ReplayDiverged | None = None
         self.on_end = on_end
+        self.exact = False
         self._stall_seconds = stall_seconds
         self._by_site: dict[str, deque[PastCall]] = defaultdict(deque)
         self._unasked = len(self.calls)

@@ -6,14 +6,16 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
+from gateway.approvals import PendingApproval, Verdict
+from gateway.base import JsonValue
 from gateway.context import ANYBODY, Caller
-from gateway.errors import Closed
-from gateway.journal.base import Journal
+from gateway.errors import Closed, InvalidRequest
+from gateway.journal.base import ExecutionSummary, Journal
 from gateway.journal.memory import MemoryJournal
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
@@ -22,6 +24,7 @@ from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
+from sandbox.durable import ApprovalDecision, Durable, OnApproval, ReplayReport
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
@@ -48,6 +51,8 @@ class AsyncExec(Toolbox):
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
     journal             where records are kept (default in memory)
+    resume              "auto" takes executions up at the start that a crash of their host cut off (default by hand)
+    on_approval         asked about each call that waits for a person (default nobody: `approvals` lists them)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
     backends            backend classes by kind (default the installed ones)
@@ -67,6 +72,8 @@ class AsyncExec(Toolbox):
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
         journal: Journal | None = None,
+        resume: Literal["auto"] | None = None,
+        on_approval: OnApproval | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
@@ -90,6 +97,8 @@ class AsyncExec(Toolbox):
         self._runtime = Runtime(
             self._settings, search, self._journal, installed_backends() if backends is None else backends
         )
+        self._durable = Durable(self._journal, registry, self._runtime.execute, on_approval)
+        self._resumes = _checked_resume(resume)
         super().__init__(registry, self._runtime.gateway)
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
@@ -137,7 +146,7 @@ class AsyncExec(Toolbox):
             files=files,
         )
         await self._open()
-        return await self._runtime.execute(request, _ignore)
+        return await self._durable.settled(await self._runtime.execute(request, _ignore))
 
     async def stream_code(
         self,
@@ -178,6 +187,54 @@ class AsyncExec(Toolbox):
             running.check()
         finally:
             await running.aclose()
+
+    async def replay(self, execution_id: str, *, backend: str | None = None, code: str | None = None) -> ReplayReport:
+        """Run an execution again with its tools answered from the journal; nothing is called, and nothing recorded.
+
+        On the backend it ran on unless `backend` names another. On WASM its clock and its chance are those of then, so
+        that it ends the same to the last byte; elsewhere it is compared call by call. With `code` that snippet is run
+        in its place, and the report says what differs.
+
+        Raises ReplayDiverged when, without `code`, it does something else than then; NotRecorded.
+        """
+        await self._open()
+        return await self._durable.replay(execution_id, backend, code)
+
+    async def unfinished(self) -> tuple[ExecutionSummary, ...]:
+        """Executions that a crash of their host cut off, and that nobody has taken up; the oldest first."""
+        return await self._durable.unfinished()
+
+    async def resume(self, execution_id: str) -> ExecutionResult:
+        """Take up an execution that was cut off or suspended: replay it to where it stopped, then go on.
+
+        Its wall clock and CPU time begin anew; its other budgets go on. Raises LeaseHeld when another host is at work
+        on it, ReplayDiverged before anything new is done when the snippet does not come to the same point,
+        InvalidRequest when it has ended.
+        """
+        await self._open()
+        return await self._durable.resume(execution_id)
+
+    async def approvals(self, *, tenant_id: str | None = None) -> tuple[PendingApproval, ...]:
+        """Calls that wait for a person, of one tenant or all; the oldest first."""
+        return await self._durable.approvals(tenant_id)
+
+    async def approve(self, approval_id: str, *, by: str = "") -> None:
+        """Let a call be made, with exactly the arguments it waits with, when its execution is taken up by `resume`.
+
+        `by` goes into the record. Raises NotRecorded when no such call waits, InvalidRequest when it has expired.
+        """
+        await self._durable.decide(approval_id, Verdict.APPROVED, ApprovalDecision(approved=True, by=by))
+
+    async def reject(self, approval_id: str, reason: str = "", *, by: str = "") -> None:
+        """Refuse a call: when its execution is taken up the guest sees the error `approval_rejected`, with `reason`."""
+        await self._durable.decide(
+            approval_id, Verdict.REJECTED, ApprovalDecision(approved=False, reason=reason, by=by)
+        )
+
+    async def edit(self, approval_id: str, arguments: Mapping[str, JsonValue], *, by: str = "") -> None:
+        """Let a call be made with other arguments, which are recorded. Raises InvalidInput when they do not fit."""
+        decision = ApprovalDecision(approved=True, arguments=arguments, by=by)
+        await self._durable.decide(approval_id, Verdict.EDITED, decision)
 
     async def connect(self, *sources: ToolSource) -> tuple[SourceReport, ...]:
         """Open sources, such as an MCP server, and register their tools; follow their changes until `disconnect`.
@@ -265,10 +322,14 @@ class AsyncExec(Toolbox):
                 self._service.add_done_callback(partial(_pass_on, self._started))
             try:
                 # Shielded: when the first caller is cancelled, the next one finds a runtime that has started.
-                return await asyncio.shield(self._started)
+                tasks = await asyncio.shield(self._started)
             except Exception:
                 self._started = None  # it could not start, and may be tried again
                 raise
+        if self._resumes:
+            self._resumes = False
+            tasks.start_soon(self._durable.resume_all)
+        return tasks
 
     def _alive(self, tasks: TaskGroup) -> TaskGroup:
         """A runtime that crashed is as good as closed, and says why."""
@@ -289,6 +350,12 @@ def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]"
     if not started.done():
         error = None if service.cancelled() else service.exception()
         started.set_exception(error or Closed("Exec"))
+
+
+def _checked_resume(resume: str | None) -> bool:
+    if resume not in (None, "auto"):
+        raise InvalidRequest(f"resume must be 'auto' or None, not {resume!r}")
+    return resume == "auto"
 
 
 def _ignore(event: Event) -> None:

@@ -89,6 +89,13 @@ class Exec:
 
     execute_code = _awaited(AsyncExec.execute_code)
     stream_code = _iterated(AsyncExec.stream_code)
+    replay = _awaited(AsyncExec.replay)
+    unfinished = _awaited(AsyncExec.unfinished)
+    resume = _awaited(AsyncExec.resume)
+    approvals = _awaited(AsyncExec.approvals)
+    approve = _awaited(AsyncExec.approve)
+    reject = _awaited(AsyncExec.reject)
+    edit = _awaited(AsyncExec.edit)
     run_tool = _awaited(AsyncExec.run_tool)
     stream_tool = _iterated(AsyncExec.stream_tool)
     run_chain = _awaited(AsyncExec.run_chain)

@@ -160,7 +160,8 @@ class WasmBackend:
             boundaries=2 if confined else 1,
             languages=frozenset({"python"}),
             enforces=ENFORCES,
-            version=f"wasmtime {version('wasmtime')}, CPython 3.14",
+            version=f"wasmtime {version('wasmtime')}, CPython 3.14, guest {DIGEST.read_text()[:12]}",
+            replays_exactly=True,
             details=worker.evidence,
         )
 
