@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import anyio
-
 from gateway.approvals import Verdict
 from gateway.base import JsonValue
 from gateway.errors import ToolError
@@ -33,9 +31,7 @@ async def answer_of(past: Past, call: PastCall) -> Answer:
     """
     finished = call.finished
     if finished is None or not call.answered:
-        if past.on_end is not None:
-            past.on_end()
-        await anyio.sleep_forever()
+        await past.never_answered()
         raise AssertionError("unreachable")
     value = None if finished.result is None else json.loads(await past.read(finished.result))
     parts = [json.loads(await past.read(part)) for part in finished.chunks or ()]

@@ -23,6 +23,8 @@ from gateway.journal.base import (
     Record,
 )
 
+SETTLE_SECONDS = 0.1
+
 STALL_SECONDS = 10.0
 """How long an answer waits for calls that came before it then, and a new call for those that are still to be asked for
 again; a guest that does the same as then needs no time to speak of."""
@@ -85,9 +87,11 @@ class Asked:
 
 
 class Past:
-    """The calls of one execution. `read` gets the data of its blobs. `on_end` is called, once, when the guest asks for
-    a call that had no answer then, and none is made: there the record ends. `exact` is set by whoever runs it again,
-    when the guest was told the same of time and chance.
+    """The calls of one execution. `read` gets the data of its blobs.
+
+    `ends` says that the snippet did not come to an end of its own: where it waits for calls that never had an answer,
+    the record ends, and `on_end` is called. `exact` is set by whoever runs it again, when the guest was told the same
+    of time and chance.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class Past:
         beyond: Beyond,
         read: Callable[[Blob], Awaitable[bytes]],
         *,
-        on_end: Callable[[], None] | None = None,
+        ends: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.calls = tuple(sorted(calls, key=lambda call: call.index))
@@ -104,8 +108,10 @@ class Past:
         self.read = read
         self.missing: list[Asked] = []
         self.diverged: ReplayDiverged | None = None
-        self.on_end = on_end
+        self.on_end: Callable[[], None] | None = None
+        self.ended = False
         self.exact = False
+        self._ends = ends
         self._stall_seconds = stall_seconds
         self._by_site: dict[str, deque[PastCall]] = defaultdict(deque)
         self._unasked = len(self.calls)
@@ -158,6 +164,18 @@ class Past:
                 raise self._divergence("a call that ended earlier is not asked for", str(first), f"{call}, first")
         self._order.popleft()
         call.given.set()
+
+    async def never_answered(self) -> None:
+        """Where a call waits that had no answer then. Does not return."""
+        if self._ends:
+            await self._all_asked.wait()
+            for call in tuple(self._order):
+                await call.given.wait()
+            await anyio.sleep(SETTLE_SECONDS)
+            self.ended = True
+            if self.on_end is not None:
+                self.on_end()
+        await anyio.sleep_forever()
 
     def check_complete(self) -> None:
         """Raises ReplayDiverged when calls are left over."""
