@@ -42,7 +42,7 @@ class Tape:
         self._room = MAX_TAPE_BYTES - len(given)
         self._live_since: int | None = None
         self.departed = False
-        self._advance()
+        self._next = next(self._entries, None)
 
     @property
     def playing(self) -> bool:
@@ -83,17 +83,18 @@ class Tape:
         return taken
 
     def _play(self, kind: Kind) -> int | None:
+        self._pass_pauses()
         if self._next is None:
             return None
         found, number = self._next
         if found is not kind:
             self.depart()
             return None
-        self._advance()
+        self._next = next(self._entries, None)
         return number
 
-    def _advance(self) -> None:
-        self._next = next(self._entries, None)
+    def _pass_pauses(self) -> None:
+        """Not before something is asked for after them: the calendar of what was told before has no pause in it."""
         while self._next is not None and self._next[0] is Kind.PAUSE:
             self._paused += self._next[1]
             self._next = next(self._entries, None)

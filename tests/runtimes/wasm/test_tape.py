@@ -15,12 +15,20 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-@given(st.lists(st.sampled_from(["monotonic", "wall", 0, 1, 300, 2**40])))
-def test_what_was_recorded_is_played_again(asked: list[str | int]) -> None:
-    began = now()
-    first = Tape(b"", began)
-    told = [_ask(first, one) for one in asked]
-    recorded = first.take()
+ASKED = st.lists(st.sampled_from(["monotonic", "wall", 0, 1, 300, 2**40]))
+
+
+@given(st.lists(ASKED, min_size=1, max_size=4))
+def test_what_was_recorded_in_any_number_of_runs_is_played_again(runs: list[list[str | int]]) -> None:
+    began, recorded = now() - 5_000_000, b""
+    asked: list[str | int] = []
+    told: list[int | None] = []
+    for new in runs:
+        tape = Tape(recorded, began)
+        assert [_ask(tape, one) for one in asked] == told
+        told += [_ask(tape, one) for one in new]
+        asked += new
+        recorded += tape.take()
     again = Tape(recorded, began)
     assert [_ask(again, one) for one in asked] == told
     assert not again.departed
