@@ -13,6 +13,7 @@ from gateway.errors import (
     InvalidInput,
     InvalidRequest,
     InvalidToolId,
+    NotRecorded,
     PolicyDenied,
     SandboxError,
     ToolError,
@@ -50,7 +51,7 @@ def complete(work: Coroutine[Any, Any, Answer], screen: Screen, *, json_output: 
 
 def _failure_code(error: SandboxError) -> ExitCode:
     match error:
-        case InvalidRequest() | InvalidToolId() | InvalidInput() | ToolNotFound():
+        case InvalidRequest() | InvalidToolId() | InvalidInput() | ToolNotFound() | NotRecorded():
             return ExitCode.USAGE
         case PolicyDenied() | BackendUnavailable():
             return ExitCode.REFUSED

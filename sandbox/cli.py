@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from runtimes.base import Capabilities, Outcome
-from sandbox import _image, _tools
+from sandbox import _image, _journal, _tools
 from sandbox._exit import ExitCode, complete
 from sandbox._options import (
     empty_folder,
@@ -52,6 +52,7 @@ app = typer.Typer(
 )
 app.add_typer(_image.app, name="image")
 app.add_typer(_tools.app, name="tools")
+app.add_typer(_journal.app, name="journal")
 
 
 def main() -> None:

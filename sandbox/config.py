@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from gateway.errors import InvalidRequest
+from gateway.journal.opening import MEMORY
 from runtimes.limits import DEFAULT_LIMITS, Limits
 from sandbox.profile import profile_named
 
@@ -29,6 +30,7 @@ class Settings(BaseSettings):
     workers           worker processes a backend may keep (default: one per core)
     pool_size         warm sandboxes of each backend (default: the backend's own choice; 0 keeps none)
     pool_idle_seconds how long warm sandboxes are kept that nobody wants (default 600; `inf` keeps them for good)
+    journal           where records are kept: `sqlite:///FILE`, `postgresql://USER@HOST/DATABASE` or `memory:` (default)
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
     """
 
@@ -48,6 +50,7 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     pool_size: int | None = Field(default=None, ge=0)
     pool_idle_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=True)
+    journal: str = MEMORY
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("profile")

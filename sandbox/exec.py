@@ -16,7 +16,7 @@ from gateway.base import JsonValue
 from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed, InvalidRequest
 from gateway.journal.base import ExecutionSummary, Journal
-from gateway.journal.memory import MemoryJournal
+from gateway.journal.opening import open_journal
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -50,7 +50,7 @@ class AsyncExec(Toolbox):
     workers             worker processes a backend may keep (default one per core)
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
-    journal             where records are kept (default in memory)
+    journal             where records are kept: a journal, or a URL such as `sqlite:///journal.db` (default in memory)
     resume              "auto" takes executions up at the start that a crash of their host cut off (default by hand)
     on_approval         asked about each call that waits for a person (default nobody: `approvals` lists them)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
@@ -71,7 +71,7 @@ class AsyncExec(Toolbox):
         workers: int | None = None,
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
-        journal: Journal | None = None,
+        journal: Journal | str | None = None,
         resume: Literal["auto"] | None = None,
         on_approval: OnApproval | None = None,
         embedder: "Embedder | None" = None,
@@ -89,11 +89,14 @@ class AsyncExec(Toolbox):
             workers=workers,
             pool_size=pool_size,
             pool_idle_seconds=pool_idle_seconds,
+            journal=journal if isinstance(journal, str) else None,
             backend_options=backend_options,
         )
         registry = ToolRegistry()
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
-        self._journal = journal or MemoryJournal()
+        if journal is None or isinstance(journal, str):
+            journal = open_journal(self._settings.journal)
+        self._journal: Journal = journal
         self._runtime = Runtime(
             self._settings, search, self._journal, installed_backends() if backends is None else backends
         )
@@ -104,6 +107,11 @@ class AsyncExec(Toolbox):
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
         self._sources: Sources | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """Where the records are."""
+        return self._journal
 
     async def execute_code(
         self,

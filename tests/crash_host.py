@@ -75,7 +75,7 @@ async def main(url: str, effects: str, executions: int, seed: int) -> None:
     room = anyio.CapacityLimiter(IN_FLIGHT)
     journal = SqlJournal(url)
     async with AsyncExec(journal=journal, workers=1, pool_size=4) as exec:
-        add_tools(exec, effects, random.Random(seed))  # noqa: S311 - no secret
+        add_tools(exec, effects, random.Random(seed))
         print("ready", flush=True)
 
         async def run_one(execution_id: str | None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.errors import InvalidRequest
 from gateway.journal.records import (
@@ -45,6 +45,7 @@ __all__ = [
     "Finding",
     "Journal",
     "Lease",
+    "Link",
     "Mode",
     "Pruned",
     "Record",
@@ -116,6 +117,18 @@ class Lease:
     owner: str
     token: int
     expires_at: datetime
+
+
+class Link(NamedTuple):
+    """One record in its chain, as it is kept. `content` is None when it was deleted by policy."""
+
+    tenant_id: str
+    sequence: int
+    execution_id: str
+    kind: str
+    content: bytes | None
+    content_sha256: str
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +242,10 @@ class Journal(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Give it back. Nothing happens when it is lost already."""
+        ...
+
+    async def links(self, after: tuple[str, int] = ("", 0), limit: int = 1000) -> Sequence[Link]:
+        """The ledger as it is kept, in order of tenant and sequence: the next ones after that place."""
         ...
 
     async def verify(self, checkpoints: Sequence[Checkpoint] = ()) -> Verification:

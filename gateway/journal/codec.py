@@ -81,7 +81,7 @@ def canonical(fields: dict[str, Any]) -> bytes:
         if type(value) is float:
             if value.is_integer() and abs(value) < 1 << 53:
                 fields[name] = int(value)
-            elif not 1e-4 <= abs(value) < 1e16:
+            elif not 1e-4 <= abs(value) < 1 << 53:
                 return rfc8785.dumps(fields)
     return _sorted(fields).encode()
 

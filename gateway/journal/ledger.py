@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gateway.journal.base import Checkpoint, Finding, Verification
+from gateway.journal.base import Checkpoint, Finding, Link, Verification
 from gateway.journal.codec import references
 from gateway.journal.records import ExecutionFinished, ExecutionStarted, Record, RecordsPruned
 
@@ -20,19 +20,11 @@ GENESIS = "0" * 64
 MAX_FINDINGS = 100
 """More are counted only: a chain that is no chain would fill the report."""
 
+# Within a text, JSON has no quote without a backslash: these are found as keys only.
+_DIGEST, _TEXT, _BASE64 = b'"sha256":"', b'"text":"', b'"base64":"'
+
+_read = json.JSONDecoder().decode
 _escaped = json.JSONEncoder(ensure_ascii=False).encode
-
-
-class Link(NamedTuple):
-    """One record in its chain, as it is kept. `content` is None when it was deleted by policy."""
-
-    tenant_id: str
-    sequence: int
-    execution_id: str
-    kind: str
-    content: bytes | None
-    content_sha256: str
-    hash: str
 
 
 class Head(NamedTuple):
@@ -106,12 +98,10 @@ class Verifier:
                 self._end_chain()
                 self._chain = _Chain(link.tenant_id, self._points.pop(link.tenant_id, ()), forgets=self._forgets)
             self.records += 1
-            for sequence, what in self._chain.take(link):
-                self.find(link.tenant_id, sequence, what)
-            if link.content is None:
-                self.pruned += 1
-            else:
-                self._read(self._chain, link, link.content, told)
+            try:
+                self._take(self._chain, link, told)
+            except (TypeError, ValueError, KeyError, AttributeError):
+                self.find(str(link.tenant_id), int(link.sequence), "it holds what no journal writes")
         return told
 
     def find(self, tenant_id: str, sequence: int, what: str) -> None:
@@ -128,16 +118,20 @@ class Verifier:
             self._findings.append(Finding("", 0, f"and {self._unlisted} more"))
         return Verification(self.records, self.pruned, signatures, tuple(self._heads), tuple(self._findings))
 
+    def _take(self, chain: "_Chain", link: Link, told: Told) -> None:
+        for sequence, what in chain.take(link):
+            self.find(link.tenant_id, sequence, what)
+        if link.content is None:
+            self.pruned += 1
+        else:
+            self._read(chain, link, link.content, told)
+
     def _read(self, chain: "_Chain", link: Link, content: bytes, told: Told) -> None:
         if hashlib.sha256(content).hexdigest() != link.content_sha256:
             self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} was changed")
             return
-        try:
-            said = json.loads(content)
-            where = (said.get("tenant_id", ""), said["execution_id"], said["kind"])
-        except (ValueError, KeyError, AttributeError):
-            self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} is no record")
-            return
+        said = _read(content.decode())
+        where = (said.get("tenant_id", ""), said["execution_id"], said["kind"])
         if where != (link.tenant_id, link.execution_id, link.kind):
             self.find(link.tenant_id, link.sequence, "it is filed under another tenant, execution or kind than its own")
         if link.kind == ExecutionStarted.kind:
@@ -146,8 +140,8 @@ class Verifier:
             told.finished[link.execution_id] = said
         elif link.kind == RecordsPruned.kind:
             chain.retention = said
-        for digest in references(said):
-            told.blobs[digest] = link
+        if content.count(_DIGEST) > content.count(_TEXT) + content.count(_BASE64):
+            told.blobs = dict.fromkeys(references(said), link) | told.blobs
 
     def _end_chain(self) -> None:
         if self._chain is not None:
@@ -200,6 +194,10 @@ class _Chain:
         found = []
         if self._first is not None and not self._begins_where_retention_says(self._first):
             found.append((1, f"the first {self._first.sequence - 1} records are missing, and no retention took them"))
+        if self.retention is not None:
+            base = self.retention["base_hash"]
+            if any(known != base for known in self._points.get(self.retention["base_sequence"], ())):
+                found.append((self.retention["base_sequence"], "the chain begins after another record than was noted"))
         taken = [] if self.retention is None else json.loads(self.retention.get("ranges", "[]"))
         for first, last in self._emptied:
             if not any(low <= first and last <= high for low, high in taken):

@@ -14,12 +14,13 @@ from gateway.journal.base import (
     ExecutionPage,
     ExecutionSummary,
     Lease,
+    Link,
     Pruned,
     Retention,
     Verification,
 )
 from gateway.journal.codec import Content, content_of, record_of
-from gateway.journal.ledger import Head, Link, Verifier, linked
+from gateway.journal.ledger import Head, Verifier, linked
 from gateway.journal.listing import (
     begun,
     check_limit,
@@ -140,10 +141,12 @@ class MemoryJournal:
         if held is not None and held.token == lease.token:
             self._hold(replace(held, expires_at=self._in(0)))
 
+    async def links(self, after: tuple[str, int] = ("", 0), limit: int = 1000) -> Sequence[Link]:
+        return tuple(link for link in self._links() if link[:2] > after)[:limit]
+
     async def verify(self, checkpoints: Sequence[Checkpoint] = ()) -> Verification:
         verifier = Verifier(checkpoints, forgets=True)
-        links = [link for execution in self._executions.values() for link in execution.links]
-        for digest, link in verifier.feed(sorted(links + self._retentions)).blobs.items():
+        for digest, link in verifier.feed(self._links()).blobs.items():
             if digest not in self._executions[link.execution_id].blobs:
                 verifier.find(link.tenant_id, link.sequence, f"the data {digest} that it refers to is missing")
         return verifier.end()
@@ -161,6 +164,10 @@ class MemoryJournal:
     async def aclose(self) -> None:
         self._executions.clear()
         self._size_bytes = 0
+
+    def _links(self) -> list[Link]:
+        links = [link for execution in self._executions.values() for link in execution.links]
+        return sorted(links + self._retentions)
 
     def _keep(self, record: Record, content: Content) -> None:
         found = self._executions.get(record.execution_id)

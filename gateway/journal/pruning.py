@@ -95,7 +95,7 @@ def _note(rows: Rows, tenant_id: str, sequences: Iterable[int], executions: int,
     )
     if ranges[0][0] <= base_sequence + 1:
         base_sequence = ranges.pop(0)[1]
-        base_hash = _forget(rows, tenant_id, base_sequence)
+        base_hash = _hash_of(rows, tenant_id, base_sequence)
     append_own(
         rows,
         RecordsPruned(
@@ -109,6 +109,7 @@ def _note(rows: Rows, tenant_id: str, sequences: Iterable[int], executions: int,
             base_hash=base_hash,
         ),
     )
+    _forget(rows, tenant_id, base_sequence)  # after the record above, which follows from the last of them
 
 
 def merged(ranges: Iterable[list[int]]) -> list[list[int]]:
@@ -122,12 +123,15 @@ def merged(ranges: Iterable[list[int]]) -> list[list[int]]:
     return found
 
 
-def _forget(rows: Rows, tenant_id: str, through: int) -> str:
-    """Remove the beginning of a chain, of which no content is left; the hash of its last record."""
+def _hash_of(rows: Rows, tenant_id: str, sequence: int) -> str:
+    binds = {"tenant_id": tenant_id, "sequence": sequence}
+    sql = "SELECT hash FROM journal_records WHERE tenant_id = :tenant_id AND sequence = :sequence"
+    found: str = rows.fetch(sql, binds)[0][0]
+    return found
+
+
+def _forget(rows: Rows, tenant_id: str, through: int) -> None:
+    """Remove the beginning of a chain, of which no content is left."""
     binds = {"tenant_id": tenant_id, "through": through}
-    found: str = rows.fetch(
-        "SELECT hash FROM journal_records WHERE tenant_id = :tenant_id AND sequence = :through", binds
-    )[0][0]
     for table in ("journal_records", "journal_signatures"):
         rows.run(f"DELETE FROM {table} WHERE tenant_id = :tenant_id AND sequence <= :through", binds)
-    return found

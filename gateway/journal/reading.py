@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gateway.errors import NotRecorded
-from gateway.journal.base import ExecutionFilter, ExecutionPage, ExecutionSummary
-from gateway.journal.ledger import Link, Verifier
+from gateway.journal.base import ExecutionFilter, ExecutionPage, ExecutionSummary, Link
+from gateway.journal.ledger import Verifier
 from gateway.journal.listing import UNFINISHED, at_microseconds, cursor_after, microseconds, read_cursor
 from gateway.journal.rows import Rows, among
 from gateway.journal.signing import Signature
@@ -83,7 +83,12 @@ def links(rows: Rows, after: tuple[str, int], limit: int = VERIFY_ROWS) -> list[
         "WHERE (tenant_id, sequence) > (:tenant_id, :sequence) ORDER BY tenant_id, sequence LIMIT :limit",
         {"tenant_id": after[0], "sequence": after[1], "limit": limit},
     )
-    return [Link(*row) for row in found]
+    return [Link(row[0], row[1], row[2], row[3], _bytes(row[4]), row[5], row[6]) for row in found]
+
+
+def _bytes(content: bytes | str | None) -> bytes | None:
+    """SQLite keeps values of any type in any column."""
+    return content.encode() if isinstance(content, str) else content
 
 
 def check_references(rows: Rows, verifier: Verifier, wanted: dict[str, Link]) -> None:

@@ -11,15 +11,18 @@ APPLICATION_ID = 0x746F6F6C
 """What marks an SQLite file as ours."""
 
 _BYTES = {"sqlite": "BLOB", "postgresql": "BYTEA"}
+_CLUSTERED = {"sqlite": " WITHOUT ROWID", "postgresql": ""}
+"""One tree instead of two for each table: a third fewer pages to write for a record."""
 
 
 def statements(dialect: str) -> list[str]:
     """What makes the tables where they are missing."""
-    data = _BYTES[dialect]
+    data, clustered = _BYTES[dialect], _CLUSTERED[dialect]
     return [
         f"""CREATE TABLE IF NOT EXISTS journal_records (
             tenant_id TEXT NOT NULL, sequence BIGINT NOT NULL, execution_id TEXT NOT NULL, kind TEXT NOT NULL,
-            content {data}, content_sha256 TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (tenant_id, sequence))""",
+            content {data}, content_sha256 TEXT NOT NULL, hash TEXT NOT NULL,
+            PRIMARY KEY (tenant_id, sequence)){clustered}""",
         "CREATE INDEX IF NOT EXISTS journal_records_by_execution ON journal_records (execution_id, kind, sequence)",
         """CREATE TABLE IF NOT EXISTS journal_executions (
             execution_id TEXT NOT NULL PRIMARY KEY, tenant_id TEXT NOT NULL, owner TEXT NOT NULL,
@@ -27,8 +30,8 @@ def statements(dialect: str) -> list[str]:
             mode TEXT NOT NULL, parent TEXT NOT NULL, outcome TEXT NOT NULL, ended_at BIGINT)""",
         "CREATE INDEX IF NOT EXISTS journal_executions_by_time ON journal_executions (started_at, execution_id)",
         "CREATE INDEX IF NOT EXISTS journal_executions_by_outcome ON journal_executions (outcome, started_at)",
-        """CREATE TABLE IF NOT EXISTS journal_tools (
-            execution_id TEXT NOT NULL, tool_id TEXT NOT NULL, PRIMARY KEY (execution_id, tool_id))""",
+        f"""CREATE TABLE IF NOT EXISTS journal_tools (
+            execution_id TEXT NOT NULL, tool_id TEXT NOT NULL, PRIMARY KEY (execution_id, tool_id)){clustered}""",
         f"""CREATE TABLE IF NOT EXISTS journal_blobs (
             sha256 TEXT NOT NULL PRIMARY KEY, size_bytes BIGINT NOT NULL, data {data} NOT NULL)""",
         """CREATE TABLE IF NOT EXISTS journal_blob_uses (

@@ -72,10 +72,11 @@ class Signer:
     def undo(self) -> None:
         self._waiting = self._before
 
-    def written(self, rows: Rows, heads: Mapping[str, Head]) -> None:
-        """Chains have grown to `heads` in this transaction."""
+    def written(self, rows: Rows, heads: Mapping[str, Head], added: Mapping[str, int]) -> None:
+        """Chains have grown to `heads` in this transaction, by so many records."""
         for tenant_id, head in heads.items():
-            _, signed, since = self._waiting.get(tenant_id, (head, head.sequence - 1, self._clock()))
+            new = (head, head.sequence - added[tenant_id], self._clock())
+            _, signed, since = self._waiting.get(tenant_id, new)
             self._waiting[tenant_id] = (head, signed, since)
         self.sign(rows)
 

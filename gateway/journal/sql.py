@@ -15,6 +15,7 @@ from gateway.journal.base import (
     ExecutionPage,
     ExecutionSummary,
     Lease,
+    Link,
     Pruned,
     Retention,
     Verification,
@@ -106,7 +107,7 @@ class SqlJournal:
         if blob.data is not None:
             return blob.data
         data = await self._store.read(lambda rows: reading.blob(rows, blob.sha256))
-        if Blob.of(data) != blob:
+        if Blob.of(data).sha256 != blob.sha256:
             raise JournalCorrupt(self.where, f"the data {blob.sha256} was changed")
         return data
 
@@ -137,6 +138,9 @@ class SqlJournal:
 
     async def release(self, lease: Lease) -> None:
         await self._store.step(lambda rows: leasing.release(rows, lease))
+
+    async def links(self, after: tuple[str, int] = ("", 0), limit: int = 1000) -> Sequence[Link]:
+        return await self._store.read(lambda rows: reading.links(rows, after, limit))
 
     async def verify(self, checkpoints: Sequence[Checkpoint] = (), keys: Keys | None = None) -> Verification:
         """With `keys`, each signature must be by one of them."""

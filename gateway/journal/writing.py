@@ -1,14 +1,15 @@
 """What is written: one transaction for all records that wait, so that they share one sync of the disk."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import InvalidRequest, LeaseLost, NotRecorded, SandboxError
-from gateway.journal.base import Lease
+from gateway.journal.base import Lease, Link
 from gateway.journal.codec import Content, content_of
-from gateway.journal.ledger import Head, Link, linked
+from gateway.journal.ledger import Head, linked
 from gateway.journal.listing import microseconds
 from gateway.journal.records import CallStarted, ExecutionFinished, ExecutionStarted, Record
 from gateway.journal.rows import Rows, among
@@ -108,7 +109,7 @@ class Recorder:
                 self._add(rows, tables, heads, write)
         tables.write(rows)
         if self.signer is not None:
-            self.signer.written(rows, heads)
+            self.signer.written(rows, heads, Counter(row["tenant_id"] for row in tables.records))
 
     def _add(self, rows: Rows, tables: _Tables, heads: dict[str, Head], write: Write) -> None:
         for record, content in zip(write.records, write.contents, strict=True):

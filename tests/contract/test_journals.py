@@ -397,10 +397,16 @@ async def test_retention_deletes_and_says_so(journal: Journal) -> None:
 
 
 async def test_retention_again_and_again(journal: Journal) -> None:
+    sequence = 0
     for number in range(4):
         await journal.append(*whole(f"e{number}"))
+        (head,) = (await journal.verify()).heads
+        assert head.sequence == sequence + 4
         assert (await journal.prune(Retention(older_than=timedelta(0)))).executions == 1
-        assert (await journal.verify()).findings == ()
+        found = await journal.verify([head])
+        assert found.findings == ()
+        sequence = found.heads[0].sequence
+        assert sequence == head.sequence + 1
     gone = await journal.prune(Retention(older_than=timedelta(0)))
     assert (gone.executions, gone.records) == (0, 0)
     with pytest.raises(NotRecorded):

@@ -94,7 +94,7 @@ async def some_effects(effects: Path, chance: random.Random) -> None:
     more = chance.randrange(IN_FLIGHT * STEPS // 2)
     wanted = count(effects) + more
     until = time.monotonic() + SECONDS
-    while count(effects) < wanted and time.monotonic() < until:
+    while count(effects) < wanted and time.monotonic() < until:  # noqa: ASYNC110 - another process makes them
         await anyio.sleep(0.01)
     await anyio.sleep(chance.uniform(0, 0.05))
 
@@ -106,8 +106,8 @@ def count(effects: Path) -> int:
 
 
 async def end_all(url: str, effects: Path) -> None:
-    """Leases of hosts that were killed run out; then a host that lives ends the rest. On a machine that is busy a worker
-    may be lost with its guests, and they are taken up too."""
+    """Leases of hosts that were killed run out; then a host that lives ends the rest. On a busy machine a worker may be
+    lost with its guests, and they are taken up too."""
     until = time.monotonic() + 2 * SECONDS
     while await unfinished(url):
         assert time.monotonic() < until, "some executions do not end"
