@@ -360,7 +360,10 @@ class ToolFailed(ToolError):
 
 
 class ToolUnavailable(ToolError):
-    """What the tool needs does not answer now; `details["retry_after_seconds"]` is how long to wait, if it said so."""
+    """What the tool needs does not answer now; `details["retry_after_seconds"]` is how long to wait, if it said so.
+
+    `details["sent"]` is False where nothing of the call was sent: then it may be made again whatever the tool does.
+    """
 
     code = "unavailable"
     retryable = True

@@ -76,7 +76,7 @@ class Pipeline:
             if policy is not None and slot not in self._disabled:
                 policies[slot] = policy
         run: Proceed = self._attempt_with_copy if policies else self._attempt
-        for slot in reversed(SLOTS):
+        for slot in reversed(_order(policies)):
             if slot in policies:
                 run = partial(policies[slot].apply, proceed=run)
         return _Built(tool.tool.policies, policies, run)
@@ -101,6 +101,13 @@ class Pipeline:
     def _changed(self, change: Change) -> None:
         if change.kind == "removed":
             self._built.pop(change.tool_id, None)
+
+
+def _order(policies: Mapping[str, Policy]) -> tuple[str, ...]:
+    """That of `SLOTS`, but a breaker whose `scope` is "attempt" stands within the retries."""
+    if getattr(policies.get("breaker"), "scope", "call") != "attempt":
+        return SLOTS
+    return tuple({"breaker": "retry", "retry": "breaker"}.get(slot, slot) for slot in SLOTS)
 
 
 def _wait_seconds(call: Call) -> float | None:

@@ -21,6 +21,7 @@ from gateway.errors import (
     ToolError,
     ToolUnavailable,
 )
+from gateway.policies.base import Policies
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
@@ -52,6 +53,7 @@ __all__ = [
     "Offer",
     "Outcome",
     "ParallelCall",
+    "Policies",
     "PolicyDenied",
     "PoolMetrics",
     "Progress",

@@ -102,7 +102,7 @@ class AsyncExec(Toolbox):
         )
         self._durable = Durable(self._journal, registry, self._runtime.execute, on_approval)
         self._resumes = _checked_resume(resume)
-        super().__init__(registry, self._runtime.gateway)
+        super().__init__(registry, self._runtime.gateway, self._runtime.pipeline)
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()

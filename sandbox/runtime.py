@@ -75,7 +75,7 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self._pipeline = Pipeline(Runner(tools.registry))
+        self.pipeline = Pipeline(Runner(tools.registry))
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -127,7 +127,7 @@ class Runtime:
         """A gateway with the rights of `grant`. Its records go to `keeper`, or else into the journal."""
         return DirectGateway(
             grant,
-            self._pipeline,
+            self.pipeline,
             self._registry,
             self._search,
             keeper or self._journal,

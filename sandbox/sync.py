@@ -109,6 +109,8 @@ class Exec:
     tool_stubs = _awaited(AsyncExec.tool_stubs)
     check_code = _awaited(AsyncExec.check_code)
     check_tool = _awaited(AsyncExec.check_tool)
+    circuits = _awaited(AsyncExec.circuits)
+    reset_circuit = _awaited(AsyncExec.reset_circuit)
     connect = _awaited(AsyncExec.connect)
     disconnect = _awaited(AsyncExec.disconnect)
     refresh = _awaited(AsyncExec.refresh)

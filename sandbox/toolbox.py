@@ -21,8 +21,10 @@ from gateway.base import (
     ToolSummary,
 )
 from gateway.context import ANYBODY, Caller
-from gateway.errors import Closed
+from gateway.errors import Closed, InvalidRequest
 from gateway.grant import Grant
+from gateway.pipeline import Pipeline
+from gateway.policies.base import CircuitState, HasCircuits
 from gateway.providers.base import Provider
 from gateway.providers.function import ToolOptions, function_tool
 from gateway.tools.access import permits, stubs_for
@@ -55,10 +57,11 @@ class Toolbox:
     Wherever a `caller` can be given, it decides which tools there are, by their roles, and providers see it.
     """
 
-    def __init__(self, registry: ToolRegistry, gateway: "OpenGateway") -> None:
+    def __init__(self, registry: ToolRegistry, gateway: "OpenGateway", pipeline: Pipeline) -> None:
         self.registry = registry
         """The tools: to remove, enable, disable and watch them."""
         self._open_gateway = gateway
+        self._pipeline = pipeline
         self._closed = False
 
     @overload
@@ -203,6 +206,21 @@ class Toolbox:
     async def check_tool(self, tool_id: str) -> None:
         """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
         await self.registry.resolve(tool_id).tool.provider.health()
+
+    async def circuits(self, tenant_id: str | None = None) -> dict[str, CircuitState]:
+        """By tool id, the state of each tool that has a circuit breaker: `closed`, `open` or `half_open`.
+
+        Where tenants have circuits of their own it is that of `tenant_id`, or (None) the worst of all.
+        """
+        breakers = self._pipeline.policies("breaker").items()
+        return {tool_id: each.state(tenant_id) for tool_id, each in breakers if isinstance(each, HasCircuits)}
+
+    async def reset_circuit(self, tool_id: str) -> None:
+        """Close a tool's circuits. Raises ToolNotFound, and InvalidRequest for a tool that has none."""
+        breaker = self._pipeline.policy(self.registry.resolve(tool_id), "breaker")
+        if not isinstance(breaker, HasCircuits):
+            raise InvalidRequest(f"tool {tool_id!r} has no circuit breaker; give it one with policies=")
+        breaker.reset()
 
     async def _close_tools(self) -> None:
         """Close every provider, each once, and at the same time."""

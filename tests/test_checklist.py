@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "checklist.md").read_text()
 ROWS = {"Tools and executions": 72, "Calls and policies": 48}
 COVERED = {
     "Tools and executions": {*range(1, 37), *range(61, 66)},
-    "Calls and policies": {1, 2, 3, *range(15, 22), 24, 27, 32, 33, 44},
+    "Calls and policies": {1, 2, 3, *range(8, 22), 24, 27, 32, 33, 44},
 }
 """Rows that may not be left for later altogether."""
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 
@@ -34,7 +34,9 @@ SLOTS = (
     "retry",
     "concurrency",
 )
-"""The order in which a call passes its policies. The innermost is followed by one attempt: timeout and provider."""
+"""The order in which a call passes its policies. The innermost is followed by one attempt: timeout and provider.
+
+A breaker with an attribute `scope` of "attempt" stands within the retries, and hears of each attempt."""
 
 Emit: TypeAlias = Callable[[Encoded], Awaitable[None]]
 """Takes the next chunk of a streamed call, and waits for a slow reader."""
@@ -102,6 +104,22 @@ class Keyed(Protocol):
 
     def key(self, call: Call) -> str:
         """The same for calls that are the same; empty for none. Raises InvalidInput when it cannot be made."""
+        ...
+
+
+CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
+
+
+@runtime_checkable
+class HasCircuits(Protocol):
+    """A breaker with circuits that can be looked at and closed by hand; one of your own may be one."""
+
+    def state(self, tenant: str | None = None) -> CircuitState:
+        """Of the circuit that this tenant's calls pass; None for the worst of all."""
+        ...
+
+    def reset(self) -> None:
+        """Close every circuit and forget what was counted. Calls under way no longer count."""
         ...
 
 

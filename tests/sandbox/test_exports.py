@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import gateway.policies
 import sandbox
 
 
@@ -39,3 +42,14 @@ def test_installed_backends_load_no_engine() -> None:
     assert {"unsafe", "wasm"} <= loaded
     assert "mock" not in loaded
     assert "wasmtime" not in loaded
+
+
+def test_policies_are_loaded_when_they_are_named() -> None:
+    code = "import sys, sandbox; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith("gateway.policies.")}
+    assert loaded <= {"gateway.policies.base", "gateway.policies.egress"}
+    assert gateway.policies.__all__ == sorted(gateway.policies.__all__)
+    assert all(getattr(gateway.policies, name).__doc__ for name in gateway.policies.__all__ if name != "Proceed")
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        gateway.policies.Nothing  # noqa: B018 - naming it is the point

@@ -17,6 +17,7 @@ from gateway.providers.cli.argv import ArgvTemplate, Item, TextTemplate, check_s
 from gateway.providers.cli.argv import input_schema as schema_of
 from gateway.providers.cli.process import Program, Tail, start
 from gateway.providers.secret import Secret, revealed
+from gateway.providers.unsent import unsent
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 Output: TypeAlias = Literal["text", "lines", "json", "process"]
@@ -97,7 +98,8 @@ class CliProvider:
 
     def _start(self, argv: Sequence[str], *, with_input: bool) -> Program:
         env = {name: revealed(value) for name, value in self._env.items()}
-        return start(argv, folder=self._cwd, env=env, with_input=with_input)
+        with unsent():
+            return start(argv, folder=self._cwd, env=env, with_input=with_input)
 
     async def _run(self, program: Program, data: bytes | None) -> _Finished:
         stdout, stderr = bytearray(), Tail(_STDERR_BYTES)

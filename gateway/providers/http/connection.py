@@ -13,7 +13,7 @@ from gateway.context import ToolContext
 from gateway.errors import ToolUnavailable
 from gateway.providers.http.auth import credentials
 from gateway.providers.http.request import Request, RequestTemplate
-from gateway.providers.http.response import Wanted, result_of, translated
+from gateway.providers.http.response import Wanted, connecting, result_of, translated
 from gateway.providers.http.transport import make_client, try_connect
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Connection:
         """Send the request; the result of its response, with these headers or (None) the body alone."""
         wanted = Wanted(f"{what} at {self._at}", self._api.max_response_bytes, headers)
         with translated(wanted.what):
-            response = await self._answer(request, timeout_seconds)
+            response = await self._answer(request, timeout_seconds, wanted.what)
             try:
                 return await result_of(response, wanted)
             finally:
@@ -69,7 +69,7 @@ class Connection:
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
-    async def _answer(self, request: Request, timeout_seconds: float) -> httpx2.Response:
+    async def _answer(self, request: Request, timeout_seconds: float, what: str) -> httpx2.Response:
         client = self._opened()
         connect_seconds = min(timeout_seconds, self._api.connect_timeout_seconds)
         sent = client.build_request(
@@ -79,13 +79,15 @@ class Connection:
             content=request.content,
             timeout=httpx2.Timeout(timeout_seconds, connect=connect_seconds),
         )
-        for _ in range(self._api.max_redirects):
+        with connecting(what):
             response = await client.send(sent, stream=True, auth=None)
+        for _ in range(self._api.max_redirects):
             if response.next_request is None:
-                return response
+                break
             sent = response.next_request
             await _closed(response)
-        return await client.send(sent, stream=True, auth=None)
+            response = await client.send(sent, stream=True, auth=None)
+        return response
 
     def _opened(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()

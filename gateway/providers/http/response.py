@@ -17,6 +17,7 @@ from gateway.base import JsonValue
 from gateway.errors import InvalidInput, InvalidOutput, PayloadTooLarge, ToolError, ToolFailed, ToolUnavailable
 from gateway.payload import NotJsonError, decode, printable
 from gateway.providers.http.transport import SECRETS
+from gateway.providers.unsent import unsent
 
 MAX_ERROR_BYTES = 8 << 10
 """What an error keeps of the body that came with it."""
@@ -73,6 +74,16 @@ def translated(what: str) -> Iterator[None]:
         raise InvalidOutput(f"{what} sent a compressed answer that cannot be read: {exc}") from exc
     except (httpcore2.LocalProtocolError, httpx2.InvalidURL) as exc:
         raise InvalidInput(f"the arguments do not make a request that can be sent to {what}") from exc
+
+
+@contextlib.contextmanager
+def connecting(what: str) -> Iterator[None]:
+    """Around the first request of a call: where no connection is made for it, the error says that nothing was sent."""
+    try:
+        yield
+    except (ToolUnavailable, httpcore2.PoolTimeout, httpcore2.ConnectTimeout, httpcore2.ConnectError):
+        with unsent(), translated(what):
+            raise
 
 
 def retry_after_seconds(value: str | None) -> float | None:

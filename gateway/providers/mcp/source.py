@@ -16,6 +16,7 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra, SandboxError, ToolUnavailable
 from gateway.providers.secret import Secret, revealed
+from gateway.providers.unsent import unsent
 from gateway.sources import Offer
 from gateway.tools.model import Tool, ToolId
 
@@ -181,7 +182,9 @@ class McpSource:
         """Call a tool by the name that it has at the server."""
         from gateway.providers.mcp.content import result_of  # noqa: PLC0415 - of the extra
 
-        answer = await (await self._connected()).call(name, arguments, context)
+        with unsent():
+            connection = await self._connected()
+        answer = await connection.call(name, arguments, context)
         self._backoff.reset()
         return result_of(answer, has_schema=has_schema)
 

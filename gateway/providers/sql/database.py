@@ -21,6 +21,7 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, MissingExtra, ToolTimeout, ToolUnavailable
 from gateway.providers.sql.values import driver_value
+from gateway.providers.unsent import unsent
 from gateway.tools.model import Tool, ToolExample, ToolId
 
 try:
@@ -29,7 +30,7 @@ try:
 
     from gateway.providers.sql import statements
     from gateway.providers.sql.engine import open_engine
-    from gateway.providers.sql.errors import Call, translated
+    from gateway.providers.sql.errors import Call, translating
     from gateway.providers.sql.guard import Statement, read, read_trusted
     from gateway.providers.sql.target import CONNECT_SECONDS, Target, Tls, default_tls, parse_url
 except ModuleNotFoundError as exc:
@@ -245,18 +246,14 @@ class SqlDatabase:
     async def run(self, step: Callable[[Connection], _T], context: ToolContext) -> _T:
         """`step` on a connection of its own. When nobody waits any more, the statement ends on the server too."""
         call = Call(context.tool_id, str(self._target), self._target.statement_timeout_seconds)
-        try:
+        with unsent(), translating(call):
             connection = await self._connect()
+        with translating(call):
             try:
                 return await self._see_through(connection, step, call)
             finally:
                 with anyio.move_on_after(_END_SECONDS, shield=True):
                     await connection.close()
-        except Exception as error:
-            told = translated(error, call)
-            if told is None:
-                raise
-            raise told from error
 
     async def _connect(self) -> AsyncConnection:
         if self._engine is None:

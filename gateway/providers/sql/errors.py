@@ -2,6 +2,8 @@
 
 import sqlite3
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import exc
@@ -34,6 +36,18 @@ class Call:
     tool_id: str
     database: str
     timeout_seconds: float
+
+
+@contextmanager
+def translating(call: Call) -> Iterator[None]:
+    """Within, what a driver raises comes out as one of ours."""
+    try:
+        yield
+    except Exception as error:
+        told = translated(error, call)
+        if told is None:
+            raise
+        raise told from error
 
 
 def translated(error: Exception, call: Call) -> SandboxError | None:
