@@ -13,22 +13,17 @@ from gateway.base import (
     CallOutcome,
     ChainResult,
     ChainStep,
-    DetailLevel,
     JsonValue,
     ParallelCall,
-    ToolPage,
-    ToolSummary,
 )
 from gateway.calls import CallLog, Chunks, Keeper, OpenCall
 from gateway.chain import Time, Took, check_timeout, run_chain
 from gateway.context import ToolContext
+from gateway.discovery import Discovery
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
-    InvalidInput,
-    ToolDenied,
     ToolError,
-    ToolNotFound,
     ToolTimeout,
 )
 from gateway.gate import ExecutionGate
@@ -43,9 +38,7 @@ from gateway.runner import encoded_arguments
 from gateway.site import TapeLog, current
 from gateway.streaming import Feed, ToolStream
 from gateway.suspension import Suspension
-from gateway.tools.access import access_of, permits
-from gateway.tools.docs import describe, examples
-from gateway.tools.model import ToolId
+from gateway.tools.access import access_of
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
 
@@ -53,13 +46,10 @@ MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
 
 _MAX_ID_TEXT = 400
-MAX_LIMIT = 100
-_MAX_HINTS = 50
-"""Unknown ids of one execution that are answered with the names of similar tools, which takes milliseconds."""
 _CLOCK_SLACK_SECONDS = 0.005
 
 
-class DirectGateway:
+class DirectGateway(Discovery):
     """What one execution may do, in the host's own process. Implements `gateway.base.Gateway`.
 
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
@@ -83,19 +73,16 @@ class DirectGateway:
         past: Past | None = None,
         suspension: Suspension | None = None,
     ) -> None:
-        self.grant = grant
+        super().__init__(grant, registry, search)
         self.flooded = False
         self._on_flood = on_flood
         self._pipeline = pipeline
-        self._registry = registry
-        self._search = search
         self._past = past
         self._suspension = suspension
         self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
         before = () if past is None or past.beyond is not Beyond.LIVE else tuple(map(told, past.calls))
         self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id, before=before)
         self._refused = 0
-        self._hints = 0
 
     @property
     def tape(self) -> TapeLog:
@@ -146,38 +133,6 @@ class DirectGateway:
         except BudgetExceeded as exc:
             await self._refuse(_Way("run_parallel", _site()), "run_parallel", {"calls": len(calls)}, exc)
             raise
-
-    async def search_tools(
-        self, query: str, limit: int = 10, *, namespace: str | None = None, tags: Sequence[str] = ()
-    ) -> tuple[ToolSummary, ...]:
-        self._check_open()
-        check_limit(limit)
-        return await self._search.find(query, limit, namespace=namespace, tags=tags, permits=self._permits)
-
-    async def list_tools(
-        self,
-        limit: int = 100,
-        cursor: str | None = None,
-        *,
-        query: str = "",
-        namespace: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> ToolPage:
-        self._check_open()
-        check_limit(limit)
-        page = await self._search.page(query, limit, cursor, namespace=namespace, tags=tags, permits=self._permits)
-        return ToolPage(page.items, page.cursor)
-
-    async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        return describe(self._granted(tool_id), level)
-
-    async def list_namespaces(self) -> tuple[str, ...]:
-        self._check_open()
-        return tuple(sorted({tool.tool.id.namespace for tool in self._registry.tools() if self._permits(tool)}))
-
-    async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        check_limit(limit)
-        return examples(self._granted(tool_id), limit)
 
     async def _call(
         self,
@@ -295,8 +250,8 @@ class DirectGateway:
             await record.finish(CallStatus.FAILED, error=error_json(exc))
             raise
         call = self._prepared(way, tool, found.index, chunks)
-        call.context = dataclasses.replace(call.context, idempotency_key=found.started.key)
         flaw = self._flaw(call, given)
+        call.context = dataclasses.replace(call.context, idempotency_key=found.started.key)
         if flaw is None and self._gate is not None:
             try:
                 await self._gate.admit_in_doubt(call, found)
@@ -357,26 +312,6 @@ class DirectGateway:
         await call.finish(CallStatus.REFUSED, error=error_json(error))
         way.took.seconds = call.duration_seconds
 
-    def _granted(self, tool_id: str) -> RegisteredTool:
-        """The tool, if this execution may call it now. Names of tools that it may not call are not given away."""
-        tool = self._registry.find(tool_id)
-        if tool is None:
-            raise self._unknown(tool_id)
-        # Whoever may call `crm:lookup` may call the version that this means now.
-        self.grant.check(tool.address if self.grant.permits(tool.address) else tool.id)
-        if not self.grant.admits(tool.tool.roles):
-            raise ToolDenied(tool_id)
-        return tool
-
-    def _unknown(self, tool_id: str) -> ToolNotFound:
-        ToolId.parse(tool_id)
-        self._hints += 1
-        near = self._registry.near(tool_id, self._permits) if self._hints <= _MAX_HINTS else ()
-        return ToolNotFound(tool_id, near)
-
-    def _permits(self, tool: RegisteredTool) -> bool:
-        return permits(self.grant, tool)
-
     def _access(self, call: ParallelCall) -> Access | None:
         tool = self._registry.find(call.tool_id)
         if tool is None or not isinstance(call.arguments, Mapping):
@@ -385,10 +320,6 @@ class DirectGateway:
             return access_of(tool.tool, tool.input.validate_input(call.arguments))
         except ToolError:
             return None
-
-    def _check_open(self) -> None:
-        if self.grant.closed or self.grant.remaining_seconds() == 0:
-            raise DeadlineExceeded
 
     def _late(self, error: ToolError) -> ToolError:
         """A tool that was stopped because the execution's time is up did not take too long itself."""
@@ -432,9 +363,3 @@ def _encoded(arguments: JsonValue) -> Encoded:
         return normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
     except NotJsonError as exc:
         return normalise({"malformed": str(exc)})
-
-
-def check_limit(limit: int) -> None:
-    """Raise InvalidInput unless a search or a list may be so long."""
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInput(f"limit must be 1 to {MAX_LIMIT}, not {limit}")

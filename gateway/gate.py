@@ -47,7 +47,8 @@ class ExecutionGate:
             case "fail":
                 raise CallInDoubt(call.tool.id)
             case "ask":
-                await self.admit(call, IN_DOUBT, None)
+                with self._suspension.working():
+                    await self.admit(call, IN_DOUBT, None)
 
     async def _decided(self, call: Call, reason: str, expires_seconds: float | None) -> ApprovalDecided:
         index = call.context.call_index
