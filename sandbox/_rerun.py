@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sandbox._exit import ExitCode, complete, exit_code
-from sandbox._journal import EXECUTION, JSON, URL, app, journal_url
+from sandbox._journal import EXECUTION, JSON, URL, journal_url
 from sandbox._options import read_code, tools_at
 from sandbox._render import Screen, as_json, visible
 from sandbox.durable import ReplayReport
@@ -25,7 +25,12 @@ TOOLS = Annotated[
 UNSAFE = Annotated[bool, typer.Option("--allow-unsafe", help="Permit backends that do not isolate.")]
 
 
-@app.command()
+def add_to(journal: typer.Typer) -> None:
+    """Make them commands of `toolexec journal`."""
+    journal.command()(replay)
+    journal.command()(resume)
+
+
 def replay(
     execution_id: EXECUTION,
     *,
@@ -55,7 +60,6 @@ def replay(
     raise typer.Exit(ExitCode.COMPLETED if report.same else ExitCode.RAISED)
 
 
-@app.command()
 def resume(
     execution_id: EXECUTION,
     *,

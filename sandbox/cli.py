@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from runtimes.base import Capabilities
-from sandbox import _approvals, _image, _rerun, _tools
+from sandbox import _approvals, _image, _journal, _rerun, _tools
 from sandbox._exit import ExitCode, complete, exit_code
 from sandbox._options import (
     empty_folder,
@@ -48,7 +48,8 @@ app = typer.Typer(
 )
 app.add_typer(_image.app, name="image")
 app.add_typer(_tools.app, name="tools")
-app.add_typer(_rerun.app, name="journal")
+_rerun.add_to(_journal.app)
+app.add_typer(_journal.app, name="journal")
 app.add_typer(_approvals.app, name="approvals")
 
 

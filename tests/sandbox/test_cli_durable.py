@@ -67,9 +67,8 @@ def test_a_rejected_call_fails_and_other_code_is_told_apart(journal: str, tmp_pa
     execution_id = suspended(journal)
     (pending,) = json.loads(command("approvals", "list", "--journal", journal, "--json"))
     command("approvals", "reject", pending["id"], "--reason", "too much", "--journal", journal)
-    done = json.loads(
-        command("journal", "resume", execution_id, "--tools", HERE, "--journal", journal, "--json", code=1)
-    )
+    words = ("journal", "resume", execution_id, "--tools", HERE, "--journal", journal, "--json")
+    done = json.loads(command(*words, code=1))
     assert done["error"]["message"] == "the call of tool 'pay' was not approved: too much"
     other = tmp_path / "other.py"
     other.write_text("tools.pay(amount=6)")
