@@ -24,10 +24,12 @@ TOPICS = {
     "sandboxes": "sandboxes",
     "containers": "containers",
     "tools": "tools",
+    "policies": "tool_policies",
     "catalogue": "catalogue",
     "search": "search",
     "http": "http_tools",
     "sql": "sql",
+    "journal": "journal",
 }
 
 

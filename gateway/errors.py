@@ -410,13 +410,14 @@ class CallInProgress(ToolError):
 
 
 class IdempotencyConflict(ToolError):
-    """The same idempotency key was used with other arguments."""
+    """The same idempotency key was used with other arguments, or by another user whose result is not this one's."""
 
     code = "idempotency_conflict"
 
     def __init__(self, tool_id: str) -> None:
         super().__init__(
-            f"a call of tool {tool_id!r} with this idempotency key was made with other arguments; use another key"
+            f"a call of tool {tool_id!r} with this idempotency key was made with other arguments, or by another user; "
+            "use another key"
         )
 
 

@@ -70,6 +70,11 @@ def decode(data: bytes, max_nesting: int = MAX_NESTING) -> JsonValue:
     return value
 
 
+def copied(data: bytes) -> Encoded:
+    """The value of an encoding that was made here, as nobody else holds it."""
+    return Encoded(_read(data.decode()), data)
+
+
 def recorded(data: bytes, most_bytes: int = MAX_RECORDED_BYTES) -> JsonValue:
     """What a record keeps of encoded JSON: a copy of its own, or the head of a larger value."""
     return _read(data.decode()) if len(data) <= most_bytes else _truncated(data, len(data))

@@ -55,6 +55,10 @@ class Pipeline:
         if isinstance(policy, Keyed):
             call.context = dataclasses.replace(call.context, idempotency_key=policy.key(call))
 
+    def check(self, tool: RegisteredTool) -> None:
+        """Build its policies, which its first call would do otherwise. Raises InvalidRequest, MissingExtra."""
+        self._of(tool)
+
     def policies(self, slot: str) -> dict[str, Policy]:
         """By tool id, the policies in use in this slot."""
         built = {tool.id: self._of(tool) for tool in self.runner.registry.tools()}

@@ -245,7 +245,7 @@ def journal_url(url: str | None) -> str:
     """That of the option, or of the setting. Raises InvalidRequest."""
     from sandbox.config import load_settings  # noqa: PLC0415 - slow to import
 
-    found = load_settings(journal=url).journal
+    found = load_settings(journal=url).journal.get_secret_value()
     if found == MEMORY:
         raise InvalidRequest("no journal is named; use --journal URL, the setting journal, or TOOLEXEC_JOURNAL")
     return found

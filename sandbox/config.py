@@ -5,7 +5,7 @@ import tomllib
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,7 +30,8 @@ class Settings(BaseSettings):
     workers           worker processes a backend may keep (default: one per core)
     pool_size         warm sandboxes of each backend (default: the backend's own choice; 0 keeps none)
     pool_idle_seconds how long warm sandboxes are kept that nobody wants (default 600; `inf` keeps them for good)
-    journal           where records are kept: `sqlite:///FILE`, `postgresql://USER@HOST/DATABASE` or `memory:` (default)
+    journal           where records are kept: `sqlite:///FILE`, `postgresql://USER@HOST/DATABASE` or `memory` (default)
+    store             where policies keep what processes share: `memory`, or a URL with redis://, postgresql:// or sqlite:///
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
     """
 
@@ -50,7 +51,8 @@ class Settings(BaseSettings):
     workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     pool_size: int | None = Field(default=None, ge=0)
     pool_idle_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=True)
-    journal: str = MEMORY
+    journal: SecretStr = SecretStr(MEMORY)
+    store: SecretStr = SecretStr("memory")
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("profile")

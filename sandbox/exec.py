@@ -17,6 +17,8 @@ from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed, InvalidRequest
 from gateway.journal.base import ExecutionSummary, Journal
 from gateway.journal.opening import open_journal
+from gateway.policies.base import Services
+from gateway.policies.store import Store, open_store
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.search import ToolSearch
@@ -24,6 +26,7 @@ from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
+from sandbox.controls import Controls
 from sandbox.durable import ApprovalDecision, Durable, OnApproval, ReplayReport
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class AsyncExec(Toolbox):
+class AsyncExec(Toolbox, Controls):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -53,6 +56,8 @@ class AsyncExec(Toolbox):
     journal             where records are kept: a journal, or a URL such as `sqlite:///journal.db` (default in memory)
     resume              "auto" takes executions up at the start that a crash of their host cut off (default by hand)
     on_approval         asked about each call that waits for a person (default nobody: `approvals` lists them)
+    store               what policies remember, a `Store` or its URL, such as `redis://…`; with one that processes share
+                        they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
     backends            backend classes by kind (default the installed ones)
@@ -74,6 +79,7 @@ class AsyncExec(Toolbox):
         journal: Journal | str | None = None,
         resume: Literal["auto"] | None = None,
         on_approval: OnApproval | None = None,
+        store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
         backends: Mapping[str, type[Backend]] | None = None,
@@ -91,14 +97,20 @@ class AsyncExec(Toolbox):
             pool_idle_seconds=pool_idle_seconds,
             journal=journal if isinstance(journal, str) else None,
             backend_options=backend_options,
+            store=store if isinstance(store, str) else None,
         )
         registry = ToolRegistry()
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         if journal is None or isinstance(journal, str):
-            journal = open_journal(self._settings.journal)
+            journal = open_journal(self._settings.journal.get_secret_value())
         self._journal: Journal = journal
+        self._store = _store(store, self._settings.store.get_secret_value())
         self._runtime = Runtime(
-            self._settings, search, self._journal, installed_backends() if backends is None else backends
+            self._settings,
+            search,
+            self._journal,
+            installed_backends() if backends is None else backends,
+            Services(store=self._store),
         )
         self._durable = Durable(self._journal, registry, self._runtime.execute, on_approval)
         self._resumes = _checked_resume(resume)
@@ -292,6 +304,7 @@ class AsyncExec(Toolbox):
             self._service = None
         await self._close_tools()
         await self._journal.aclose()
+        await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -351,6 +364,14 @@ async def _quietly(closing: Awaitable[None]) -> None:
         await closing
     except ExceptionGroup:
         _log.exception("a source did not close cleanly")
+
+
+def _store(given: Store | str | None, url: str) -> Store:
+    if given is None or isinstance(given, str):
+        return open_store(url)
+    if not isinstance(given, Store):
+        raise InvalidRequest(f"store must be a Store or the URL of one, not {type(given).__name__}")
+    return given
 
 
 def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]") -> None:

@@ -21,6 +21,7 @@ from gateway.grant import Grant
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, ToolCall
 from gateway.past import Past
 from gateway.pipeline import Pipeline
+from gateway.policies.base import Services
 from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.suspension import Suspension
@@ -66,7 +67,12 @@ class Runtime:
     """Everything that runs executions, between `serve` and its cancellation."""
 
     def __init__(
-        self, settings: "Settings", tools: ToolSearch, journal: Journal, backends: Mapping[str, BackendClass]
+        self,
+        settings: "Settings",
+        tools: ToolSearch,
+        journal: Journal,
+        backends: Mapping[str, BackendClass],
+        services: Services | None = None,
     ) -> None:
         if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
             raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
@@ -75,7 +81,7 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self.pipeline = Pipeline(Runner(tools.registry))
+        self.pipeline = Pipeline(Runner(tools.registry), services)
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -211,9 +217,11 @@ class Runtime:
 
     def _told_the_same(self, run: Run, decision: Decision) -> bool:
         found, then = self._capabilities[decision.backend], run.started.environment
-        return found.replays_exactly and (found.kind, found.version) == (
+        now = (found.kind, found.version, found.details.get("guest"))
+        return found.replays_exactly and now == (
             then.get("backend"),
             then.get("backend_version"),
+            then.get("details", {}).get("guest"),
         )
 
     async def _check(self, request: Request) -> "tuple[Diagnostic, ...]":

@@ -21,7 +21,7 @@ from gateway.base import (
     ToolSummary,
 )
 from gateway.context import ANYBODY, Caller
-from gateway.errors import Closed, InvalidRequest
+from gateway.errors import Closed, InvalidRequest, SandboxError
 from gateway.grant import Grant
 from gateway.pipeline import Pipeline
 from gateway.policies.base import CircuitState, HasCircuits
@@ -83,8 +83,14 @@ class Toolbox:
         return function
 
     def register(self, *tools: Tool) -> None:
-        """Add tools, all or none. Raise InvalidRequest or InvalidToolId."""
+        """Add tools, all or none. Raise InvalidToolId, InvalidRequest: also for policies that do not fit their tool."""
         self.registry.register_all(tools)
+        try:
+            for tool in tools:
+                self._pipeline.check(self.registry.resolve(str(tool.id)))
+        except SandboxError:
+            self.unregister(*(str(tool.id) for tool in tools))
+            raise
 
     def unregister(self, *tool_ids: str) -> None:
         """Remove tools; calls under way go on. Raise InvalidToolId or ToolNotFound."""

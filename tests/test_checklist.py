@@ -10,10 +10,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "checklist.md").read_text()
 
-ROWS = {"Tools and executions": 72, "Calls and policies": 48}
+ROWS = {"Tools and executions": 72, "Calls and policies": 48, "The journal": 7}
 COVERED = {
     "Tools and executions": {*range(1, 37), *range(61, 66)},
-    "Calls and policies": {1, 2, 3, *range(8, 22), 24, 27, 32, 33, 44},
+    "Calls and policies": {1, 2, 3, *range(5, 22), 24, 27, 28, 29, *range(32, 36), 44},
+    "The journal": {1, 2, 7},
 }
 """Rows that may not be left for later altogether."""
 
@@ -76,7 +77,7 @@ def line(section: str, number: int) -> str:
     return found[0]
 
 
-TOOLS, CALLS = ROWS
+TOOLS, CALLS, _ = ROWS
 FIRST, SECOND, LAST = line(TOOLS, 1), line(TOOLS, 2), line(CALLS, 48)
 KEYS = line(CALLS, 5)
 

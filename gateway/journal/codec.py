@@ -14,12 +14,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, get_type_hints
 
-import rfc8785
-
 from gateway.base import JsonValue
+from gateway.canonical import canonical
 from gateway.journal.records import INLINE_BYTES, RECORDS, Blob, CallStatus, Mode, Record
 
-_sorted = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 _plain = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -72,18 +70,6 @@ def references(value: Any) -> "list[str]":
     if "sha256" in value:
         return [] if "text" in value or "base64" in value else [value["sha256"]]
     return [digest for item in value.values() if isinstance(item, dict | list) for digest in references(item)]
-
-
-def canonical(fields: dict[str, Any]) -> bytes:
-    """RFC 8785. Keys are ASCII here, so the encoder in C gives the same, four times as fast, unless a float looks
-    different in JavaScript."""
-    for name, value in fields.items():
-        if type(value) is float:
-            if value.is_integer() and abs(value) < 1 << 53:
-                fields[name] = int(value)
-            elif not 1e-4 <= abs(value) < 1 << 53:
-                return rfc8785.dumps(fields)
-    return _sorted(fields).encode()
 
 
 def _fields_of(kind: type[Record]) -> tuple[_Field, ...]:

@@ -33,8 +33,8 @@ def gone_on(found: ExecutionSummary, record: Record) -> ExecutionSummary:
     match record:
         case CallStarted():
             return replace(found, calls=found.calls + 1)
-        case ExecutionStarted():  # it is taken up again
-            return replace(found, mode=record.mode, backend=record.backend, outcome="", ended_at=None)
+        case ExecutionStarted():  # it goes on
+            return replace(begun(record), started_at=found.started_at, calls=found.calls)
         case ExecutionFinished():
             return replace(found, outcome=record.outcome, ended_at=record.at)
         case _:

@@ -1,10 +1,12 @@
 """Records in memory: the newest executions, gone with the process."""
 
+import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import itemgetter
 
 from gateway.errors import InvalidRequest, LeaseHeld, LeaseLost, NotRecorded
 from gateway.journal.base import (
@@ -19,8 +21,8 @@ from gateway.journal.base import (
     Retention,
     Verification,
 )
-from gateway.journal.codec import Content, content_of, record_of
-from gateway.journal.ledger import Head, Verifier, linked
+from gateway.journal.codec import content_of
+from gateway.journal.ledger import GENESIS, Head, Verifier, linked
 from gateway.journal.listing import (
     begun,
     check_limit,
@@ -31,30 +33,59 @@ from gateway.journal.listing import (
     microseconds,
     read_cursor,
 )
-from gateway.journal.records import Blob, CallFinished, CallStarted, Record, RecordsPruned
+from gateway.journal.records import (
+    INLINE_BYTES,
+    Blob,
+    CallFinished,
+    CallStarted,
+    Record,
+    RecordsPruned,
+    blobs_of,
+)
 
 MAX_BYTES = 256 << 20
 
 
+RECORD_BYTES = 500
+"""What a record is taken to have beside its blobs."""
+
+
 @dataclass(slots=True)
 class _Execution:
-    summary: ExecutionSummary
-    links: list[Link] = field(default_factory=list)
-    tools: set[str] = field(default_factory=set)
+    """`records` come with their numbers among all records; `blobs` are those over `INLINE_BYTES`, by digest."""
+
+    first: Record
+    records: list[tuple[int, Record]] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     size_bytes: int = 0
-    open_calls: int = 0
+
+    @property
+    def summary(self) -> ExecutionSummary:
+        found = begun(self.first)
+        for _, record in self.records:
+            found = gone_on(found, record)
+        return found
+
+    @property
+    def tools(self) -> set[str]:
+        return {record.tool_id for _, record in self.records if isinstance(record, CallStarted)}
+
+    @property
+    def open_calls(self) -> int:
+        return sum(isinstance(one, CallStarted) - isinstance(one, CallFinished) for _, one in self.records)
 
     @property
     def ended(self) -> bool:
-        return bool(self.summary.outcome) or (self.summary.mode == "host" and not self.open_calls)
+        found = self.summary
+        return bool(found.outcome) or (found.mode == "host" and not self.open_calls)
 
 
 class MemoryJournal:
     """Keeps the records of the newest `max_executions` executions (default 1,000), of at most `max_bytes` together
     (default 256 MiB; one execution may have more). `clock` gives seconds since 1970, for leases.
 
-    It chains and verifies like a journal on disk, except that it forgets old executions without a record of that.
+    Its chains are made when somebody asks for them, of what it still holds: once it has forgotten executions to make
+    room they begin anew, so checkpoints are for journals on disk.
     """
 
     def __init__(
@@ -68,16 +99,19 @@ class MemoryJournal:
         self._clock = clock
         self._executions: OrderedDict[str, _Execution] = OrderedDict()
         self._size_bytes = 0
-        self._heads: dict[str, Head] = {}
+        self._numbers = itertools.count()
         self._leases: dict[str, Lease] = {}
-        self._retentions: list[Link] = []
+        self._retentions: list[tuple[int, Record]] = []
+        # From before something was deleted: the links of what is left, by number, and where the chains had come to.
+        self._kept_links: dict[int, Link] = {}
+        self._bases: dict[str, Head] = {}
 
     async def append(self, *records: Record, lease: Lease | None = None) -> None:
-        contents = [content_of(record) for record in records]
+        if self._leases:
+            for record in records:
+                self._check_lease(record.execution_id, lease)
         for record in records:
-            self._check_lease(record.execution_id, lease)
-        for record, content in zip(records, contents, strict=True):
-            self._keep(record, content)
+            self._keep(record)
         while len(self._executions) > 1 and (
             len(self._executions) > self._max_executions or self._size_bytes > self._max_bytes
         ):
@@ -85,8 +119,8 @@ class MemoryJournal:
 
     async def records(self, execution_id: str) -> Sequence[Record]:
         found = self._executions.get(execution_id)
-        links = found.links if found is not None else self._retentions if not execution_id else ()
-        return tuple(record_of(link.content or b"") for link in links)
+        records = found.records if found is not None else self._retentions if not execution_id else ()
+        return tuple(record for _, record in records)
 
     async def read(self, blob: Blob) -> bytes:
         if blob.data is not None:
@@ -101,7 +135,7 @@ class MemoryJournal:
         execution = self._executions.get(execution_id)
         if execution is None:
             raise NotRecorded(f"execution {execution_id}")
-        self._keep_blobs(execution, {blob.sha256: data})
+        self._keep_blob(execution, blob)
         return blob.without_data()
 
     async def execution(self, execution_id: str) -> ExecutionSummary | None:
@@ -113,7 +147,8 @@ class MemoryJournal:
     ) -> ExecutionPage:
         check_limit(limit)
         before = None if cursor is None else read_cursor(cursor)
-        found = [one.summary for one in self._executions.values() if fits(one.summary, one.tools, which)]
+        all_of_them = [(one.summary, one.tools) for one in self._executions.values()]
+        found = [summary for summary, tools in all_of_them if fits(summary, tools, which)]
         found.sort(key=_place, reverse=True)
         rest = found if before is None else [one for one in found if _place(one) < before]
         page = tuple(rest[:limit])
@@ -154,55 +189,69 @@ class MemoryJournal:
     async def prune(self, retention: Retention) -> Pruned:
         before = self._now() - retention.older_than
         gone = [one for one in self._executions.values() if _may_go(one, retention, before)]
+        if gone:
+            self._keep_links()
         for one in gone:
-            self._drop(one.summary.execution_id)
-        for tenant_id in sorted({one.summary.tenant_id for one in gone}):
-            self._note(tenant_id, retention.reason, sum(one.summary.tenant_id == tenant_id for one in gone))
+            self._drop(one.first.execution_id)
+        for tenant_id in sorted({one.first.tenant_id for one in gone}):
+            self._note(tenant_id, retention.reason, sum(one.first.tenant_id == tenant_id for one in gone))
         blobs = [data for one in gone for data in one.blobs.values()]
-        return Pruned(len(gone), sum(len(one.links) for one in gone), len(blobs), sum(map(len, blobs)))
+        return Pruned(len(gone), sum(len(one.records) for one in gone), len(blobs), sum(map(len, blobs)))
 
     async def aclose(self) -> None:
         self._executions.clear()
         self._size_bytes = 0
 
     def _links(self) -> list[Link]:
-        links = [link for execution in self._executions.values() for link in execution.links]
-        return sorted(links + self._retentions)
+        return sorted(self._numbered_links().values())
 
-    def _keep(self, record: Record, content: Content) -> None:
+    def _numbered_links(self) -> dict[int, Link]:
+        """Made of the records, from the bases on."""
+        found: dict[int, Link] = {}
+        heads = dict(self._bases)
+        numbered = [one for execution in self._executions.values() for one in execution.records]
+        for number, record in sorted(numbered + self._retentions, key=itemgetter(0)):
+            if (link := self._kept_links.get(number)) is None:
+                link = linked(heads.get(record.tenant_id, Head()), record, content_of(record).data)
+                heads[record.tenant_id] = Head(link.sequence, link.hash)
+            found[number] = link
+        return found
+
+    def _keep_links(self) -> None:
+        """Before something is deleted on purpose: what comes next follows from what was there."""
+        self._kept_links = self._numbered_links()
+        for link in sorted(self._kept_links.values()):
+            self._bases[link.tenant_id] = Head(link.sequence, link.hash)
+
+    def _keep(self, record: Record) -> None:
         found = self._executions.get(record.execution_id)
         if found is None:
-            found = self._executions[record.execution_id] = _Execution(begun(record))
-        found.summary = gone_on(found.summary, record)
-        if isinstance(record, CallStarted):
-            found.tools.add(record.tool_id)
-            found.open_calls += 1
-        elif isinstance(record, CallFinished):
-            found.open_calls -= 1
-        found.links.append(self._link(record, content.data))
-        self._count(found, len(content.data))
-        self._keep_blobs(found, content.blobs)
+            found = self._executions[record.execution_id] = _Execution(record)
+        found.records.append((next(self._numbers), record))
+        self._count(found, RECORD_BYTES)
+        for blob in blobs_of(record):
+            if blob.size_bytes > INLINE_BYTES:
+                self._keep_blob(found, blob)
+            else:
+                self._count(found, blob.size_bytes)
 
-    def _link(self, record: Record, content: bytes) -> Link:
-        link = linked(self._heads.get(record.tenant_id, Head()), record, content)
-        self._heads[record.tenant_id] = Head(link.sequence, link.hash)
-        return link
-
-    def _keep_blobs(self, execution: _Execution, blobs: Mapping[str, bytes]) -> None:
-        new = {digest: data for digest, data in blobs.items() if digest not in execution.blobs}
-        execution.blobs |= new
-        self._count(execution, sum(map(len, new.values())))
+    def _keep_blob(self, execution: _Execution, blob: Blob) -> None:
+        if blob.data is not None and blob.sha256 not in execution.blobs:
+            execution.blobs[blob.sha256] = blob.data
+            self._count(execution, blob.size_bytes)
 
     def _count(self, execution: _Execution, size_bytes: int) -> None:
         execution.size_bytes += size_bytes
         self._size_bytes += size_bytes
 
     def _drop(self, execution_id: str) -> None:
-        self._size_bytes -= self._executions.pop(execution_id).size_bytes
+        gone = self._executions.pop(execution_id)
+        self._size_bytes -= gone.size_bytes
+        for number, _ in gone.records if self._kept_links else ():
+            self._kept_links.pop(number, None)
         self._leases.pop(execution_id, None)
 
     def _note(self, tenant_id: str, reason: str, executions: int) -> None:
-        head = self._heads[tenant_id]
         record = RecordsPruned(
             execution_id="",
             tenant_id=tenant_id,
@@ -211,9 +260,9 @@ class MemoryJournal:
             executions=executions,
             ranges=[],
             base_sequence=0,
-            base_hash=head.hash,
+            base_hash=GENESIS,
         )
-        self._retentions.append(self._link(record, content_of(record).data))
+        self._retentions.append((next(self._numbers), record))
 
     def _check_lease(self, execution_id: str, lease: Lease | None) -> None:
         """Once an execution was leased, only its holder may write of it."""
@@ -240,5 +289,6 @@ def _place(found: ExecutionSummary) -> tuple[int, str]:
 
 
 def _may_go(one: _Execution, retention: Retention, before: datetime) -> bool:
-    ended_at = one.summary.ended_at or one.summary.started_at
-    return one.ended and ended_at < before and retention.tenant_id in (None, one.summary.tenant_id)
+    if not one.ended or retention.tenant_id not in (None, one.first.tenant_id):
+        return False
+    return (one.summary.ended_at or one.first.at) < before

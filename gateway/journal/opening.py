@@ -4,11 +4,11 @@ from gateway.errors import InvalidRequest
 from gateway.journal.base import Journal
 from gateway.journal.memory import MemoryJournal
 
-MEMORY = "memory:"
+MEMORY = "memory"
 
 
 def open_journal(url: str, *, create: bool = True) -> Journal:
-    """The journal at `memory:`, `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`.
+    """The journal at `memory`, `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`.
 
     Without `create` an SQLite file must be there. Raises InvalidRequest, MissingExtra.
     """

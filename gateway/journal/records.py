@@ -6,8 +6,8 @@ by their annotations, so a new kind needs no more than a class here.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
@@ -24,8 +24,8 @@ class Blob:
     """Bytes by their digest: code, output, a file, or a value as its JSON text.
 
     As text a value keeps the order of its keys, integers of any size, and the difference of 1 and 1.0. Whoever appends
-    a record gives all `data`. In a record that was read, `data` is None for more than `INLINE_BYTES`: `Journal.read`
-    gives it. Two blobs are equal when their digests are.
+    a record gives all `data`. In a record that was read, `data` may be None for more than `INLINE_BYTES`:
+    `Journal.read` gives it. Two blobs are equal when their digests are.
     """
 
     sha256: str
@@ -260,10 +260,29 @@ RECORDS: Mapping[str, type[Record]] = {
 """Every kind of record, by its name."""
 
 
+_sorted = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
 def arguments_sha256(arguments: JsonValue) -> str:
     """The same for the same arguments in any order of keys."""
-    text = json.dumps(arguments, allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_sorted(arguments).encode()).hexdigest()
+
+
+def blobs_of(record: Record) -> Iterator[Blob]:
+    """Every blob in a record."""
+    for name in _BLOB_FIELDS[record.kind]:
+        value = getattr(record, name)
+        if isinstance(value, Blob):
+            yield value
+        elif isinstance(value, tuple):
+            yield from value
+        elif value:
+            yield from value.values()
+
+
+_BLOB_FIELDS: Mapping[str, tuple[str, ...]] = {
+    kind: tuple(one.name for one in fields(record) if "Blob" in str(one.type)) for kind, record in RECORDS.items()
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,37 +7,63 @@ if TYPE_CHECKING:
     from gateway.policies.adaptive_breaker import AdaptiveBreaker
     from gateway.policies.base import Call, Policies, Policy, Proceed
     from gateway.policies.breaker import NoBreaker, StandardBreaker
+    from gateway.policies.cache import ResultCache
     from gateway.policies.concurrency import ConcurrencyLimit
+    from gateway.policies.idempotency import CustomIdempotency, FieldIdempotency, HashIdempotency, Idempotency
+    from gateway.policies.rate_limit import TokenBucket
+    from gateway.policies.redis_store import RedisStore
     from gateway.policies.retry import CustomRetry, ExponentialRetry, FixedRetry, NoRetry
+    from gateway.policies.sql_store import SqlStore
+    from gateway.policies.store import MemoryStore, Store
 
 __all__ = [
     "AdaptiveBreaker",
     "Call",
     "ConcurrencyLimit",
+    "CustomIdempotency",
     "CustomRetry",
     "ExponentialRetry",
+    "FieldIdempotency",
     "FixedRetry",
+    "HashIdempotency",
+    "Idempotency",
+    "MemoryStore",
     "NoBreaker",
     "NoRetry",
     "Policies",
     "Policy",
     "Proceed",
+    "RedisStore",
+    "ResultCache",
+    "SqlStore",
     "StandardBreaker",
+    "Store",
+    "TokenBucket",
 ]
 
 _HOMES = {
     "AdaptiveBreaker": "adaptive_breaker",
     "Call": "base",
     "ConcurrencyLimit": "concurrency",
+    "CustomIdempotency": "idempotency",
     "CustomRetry": "retry",
     "ExponentialRetry": "retry",
+    "FieldIdempotency": "idempotency",
     "FixedRetry": "retry",
+    "HashIdempotency": "idempotency",
+    "Idempotency": "idempotency",
+    "MemoryStore": "store",
     "NoBreaker": "breaker",
     "NoRetry": "retry",
     "Policies": "base",
     "Policy": "base",
     "Proceed": "base",
+    "RedisStore": "redis_store",
+    "ResultCache": "cache",
+    "SqlStore": "sql_store",
     "StandardBreaker": "breaker",
+    "Store": "store",
+    "TokenBucket": "rate_limit",
 }
 
 

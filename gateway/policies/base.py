@@ -16,6 +16,7 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest
 from gateway.payload import Encoded
+from gateway.policies.store import MemoryStore, Store
 from gateway.usage import CallUsage
 
 if TYPE_CHECKING:
@@ -125,11 +126,15 @@ class HasCircuits(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What an Exec lends to the policies of its tools. Replace them in tests to be master of time and chance."""
+    """What an Exec lends to the policies of its tools. Replace them in tests to be master of time and chance.
+
+    `store` is what they share with other processes, and has a clock of its own.
+    """
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     random: Random = field(default_factory=SystemRandom)
+    store: Store = field(default_factory=MemoryStore)
 
 
 @runtime_checkable

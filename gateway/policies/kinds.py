@@ -72,7 +72,7 @@ def _checked(slot: str, kind: type[PolicyConfig], given: Mapping[str, JsonValue]
 
 
 def _written(slot: str, choice: Any) -> JsonValue:
-    if not isinstance(choice, PolicyConfig):
+    if not isinstance(choice, PolicyConfig) or choice.kind not in kinds_of(slot):
         raise InvalidRequest(f"the policy {slot} is an object of your own, which cannot be written down; use a config")
     told = {one.name: getattr(choice, one.name) for one in fields(choice)}  # type: ignore[arg-type]  # configs are dataclasses
     return {"kind": choice.kind, **{name: _plain(value) for name, value in told.items()}}

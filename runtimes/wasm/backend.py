@@ -160,9 +160,9 @@ class WasmBackend:
             boundaries=2 if confined else 1,
             languages=frozenset({"python"}),
             enforces=ENFORCES,
-            version=f"wasmtime {version('wasmtime')}, CPython 3.14, guest {DIGEST.read_text()[:12]}",
+            version=f"wasmtime {version('wasmtime')}, CPython 3.14",
             replays_exactly=True,
-            details=worker.evidence,
+            details={**worker.evidence, "guest": DIGEST.read_text().strip()},
         )
 
     async def start(self, spec: SandboxSpec, endpoint: Endpoint) -> WasmSandbox:

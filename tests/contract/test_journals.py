@@ -162,8 +162,7 @@ async def test_records_come_back_as_they_were_given(journal: Journal) -> None:
     assert isinstance(second, CallFinished)
     assert first.arguments.data == whole("e")[1].arguments.data  # type: ignore[attr-defined]  # the order of keys too
     assert second.result is not None
-    assert second.result.data is None
-    assert await journal.read(second.result) == LARGE
+    assert await journal.read(second.result) == await journal.read(second.result.without_data()) == LARGE
     assert await journal.read(first.arguments) == first.arguments.data
 
 
@@ -246,6 +245,21 @@ async def test_executions_are_listed_newest_first(journal: Journal) -> None:
     assert [found.execution_id for found in (*rest.executions, *last.executions)] == ["2", "1", "0"]
     assert last.cursor is None
     assert await journal.execution("3") == one
+
+
+async def test_an_execution_may_go_on_after_its_end(journal: Journal) -> None:
+    await journal.append(started("e"), call("e", 0), ended("e", "suspended"))
+    await journal.append(replace(started("e", at=NOW + timedelta(hours=1)), mode=Mode.RESUME, backend="docker"))
+    found = await journal.execution("e")
+    assert found is not None
+    assert (found.outcome, found.ended_at, found.mode, found.backend) == ("", None, "resume", "docker")
+    assert (found.started_at, found.calls) == (NOW, 1)
+    assert (await journal.verify()).findings == ()
+    await journal.append(ended("e"))
+    found = await journal.execution("e")
+    assert found is not None
+    assert found.outcome == "completed"
+    assert (await journal.verify()).findings == ()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, LeaseLost
 from gateway.journal import sqlite
 from gateway.journal.base import Blob, CallStarted, Record
+from gateway.journal.jobs import Job
 from gateway.journal.owner import is_gone, this_process
 from gateway.journal.sql import SqlJournal
 from tests.gateway.journals import answer, at, call, ended, filled, raw, started, whole
@@ -71,7 +72,7 @@ async def test_records_that_wait_share_one_transaction(tmp_path: Path, monkeypat
     gate, groups = threading.Event(), []
     original = sqlite.SqliteStore._commit
 
-    def commit(self: sqlite.SqliteStore, group: list[sqlite.Job], work: object) -> None:
+    def commit(self: sqlite.SqliteStore, group: list[Job], work: object) -> None:
         gate.wait(5)
         groups.append(len(group))
         original(self, group, work)  # type: ignore[arg-type]  # as it was called

@@ -131,3 +131,12 @@ def test_settings_cannot_be_changed_later() -> None:
 def test_warm_sandboxes_can_be_kept_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOOLEXEC_POOL_IDLE_SECONDS", "inf")
     assert load_settings().pool_idle_seconds == math.inf
+
+
+def test_the_store_is_an_url_that_nothing_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().store.get_secret_value() == "memory"
+    monkeypatch.setenv("TOOLEXEC_STORE", "redis://:sesame@localhost/0")
+    settings = load_settings()
+    assert settings.store.get_secret_value() == "redis://:sesame@localhost/0"
+    assert "sesame" not in repr(settings)
+    assert load_settings(store="memory").store.get_secret_value() == "memory"

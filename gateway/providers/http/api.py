@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.errors import InvalidRequest, MissingExtra
+from gateway.policies.base import Policies
 from gateway.policies.egress import Egress, origin
 from gateway.providers.http.auth import ApiKey, Auth, Basic, Bearer
 from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
-from gateway.providers.http.request import RequestTemplate, header_name
+from gateway.providers.http.request import KEY_HEADER, RequestTemplate, header_name
 from gateway.providers.http.template import Styled
 from gateway.providers.secret import Secret
 from gateway.tools.model import Tool, ToolExample, ToolId
@@ -64,6 +65,7 @@ class ToolFields(TypedDict, total=False):
     open_world: bool | None
     resource: str
     roles: frozenset[str]
+    policies: Policies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +136,8 @@ class HttpApi:
 
         The result is the body: JSON, text, {base64, media_type}, or None for none. With `response_headers` (names) it
         is {status, headers, body}; HEAD always gives that. Of `fields`, `read_only`, `destructive` and `idempotent`
-        come from the method if they are not given. Raises InvalidToolId, InvalidRequest.
+        come from the method if they are not given. A call with an idempotency key sends it as `Idempotency-Key`, unless
+        the tool is read-only or has such a header itself. Raises InvalidToolId, InvalidRequest.
         """
         template = self._template(method, path, query, headers, cookies, body, input_schema)
         if method == "HEAD" and response_headers is None:
@@ -142,11 +145,17 @@ class HttpApi:
         defaults = ToolFields(
             read_only=method in _SAFE, destructive=method == "DELETE" or None, idempotent=method in _IDEMPOTENT
         )
+        told: ToolFields = {"open_world": True, **defaults, **fields}
         return Tool(
             id=ToolId.parse(tool_id),
-            provider=self._connection.provider(template, response_headers, fields.get("timeout_seconds", 30.0)),
+            provider=self._connection.provider(
+                template,
+                response_headers,
+                fields.get("timeout_seconds", 30.0),
+                sends_key=not told["read_only"] and not template.has_header(KEY_HEADER),
+            ),
             input_schema=_inferred(template) if input_schema is None else _closed(input_schema, template),
-            **({"open_world": True} | defaults | fields),
+            **told,
         )
 
     async def health(self) -> None:

@@ -35,10 +35,11 @@ class Connection:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def provider(
-        self, template: RequestTemplate, headers: Iterable[str] | None, timeout_seconds: float
+        self, template: RequestTemplate, headers: Iterable[str] | None, timeout_seconds: float, *, sends_key: bool
     ) -> "HttpProvider":
-        """What answers the calls of one tool."""
-        return HttpProvider(self, template, None if headers is None else tuple(headers), timeout_seconds)
+        """What answers the calls of one tool; `sends_key` says whether it tells the server their idempotency keys."""
+        wanted = None if headers is None else tuple(headers)
+        return HttpProvider(self, template, wanted, timeout_seconds, sends_key=sends_key)
 
     async def call(
         self, request: Request, headers: tuple[str, ...] | None, timeout_seconds: float, what: str
@@ -107,17 +108,25 @@ class HttpProvider:
     """One tool of an API."""
 
     def __init__(
-        self, connection: Connection, template: RequestTemplate, headers: tuple[str, ...] | None, timeout_seconds: float
+        self,
+        connection: Connection,
+        template: RequestTemplate,
+        headers: tuple[str, ...] | None,
+        timeout_seconds: float,
+        *,
+        sends_key: bool,
     ) -> None:
         self._connection = connection
         self._template = template
         self._headers = headers
         self._timeout_seconds = timeout_seconds
+        self._sends_key = sends_key
         self._what = f"{template.method} {template.path}"
 
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
-        del context
         request = self._template.fill(arguments)
+        if self._sends_key and context.idempotency_key:
+            request = request.with_key(context.idempotency_key)
         return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
 
     async def health(self) -> None:

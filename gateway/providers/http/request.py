@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidInput, InvalidRequest
 from gateway.providers.http.body import Body
 from gateway.providers.http.template import Styled, Template, as_text, query_pairs, query_parts
+
+KEY_HEADER = "Idempotency-Key"
+"""Tells a server which requests are the same."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -37,6 +40,12 @@ class Request:
     target: str
     headers: tuple[tuple[str, str], ...]
     content: bytes | None
+
+    def with_key(self, key: str) -> "Request":
+        """The same request under this idempotency key. Raises InvalidInput for one that no header can carry."""
+        if not key.isascii() or not key.isprintable():
+            raise InvalidInput("the idempotency key is sent in a header, so it must be printable ASCII")
+        return replace(self, headers=(*self.headers, (KEY_HEADER, key)))
 
 
 class RequestTemplate:
@@ -77,6 +86,9 @@ class RequestTemplate:
         elsewhere = [part.template for part in self._query] + [text for _, text in (*self._headers, *self._cookies)]
         body = () if self._body is None else self._body.names
         return frozenset((*self.path_names, *(name for template in elsewhere for name in template.names), *body))
+
+    def has_header(self, name: str) -> bool:
+        return name.lower() in (own.lower() for own, _ in self._headers)
 
     def fill(self, arguments: Mapping[str, JsonValue]) -> Request:
         """The request of one call. Raises InvalidInput."""

@@ -1,0 +1,165 @@
+"""What it costs to keep records in a file: on calls, on executions, and to check them."""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+from figures import Figure, added, by_turns, rounds, spread, timed, timed_sync
+
+from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Record
+from gateway.journal.sql import SqlJournal
+from sandbox import AsyncExec
+
+AT_ONCE = 8
+BATCH = 40
+NOW = datetime.now(UTC)
+
+
+async def measure(share: float) -> list[Figure]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # where a journal would be; /tmp may be in memory
+        return [
+            sync_reference(Path(folder), rounds(500, share)),
+            *await calls(Path(folder), rounds(2000, share)),
+            *await executions(Path(folder), rounds(30, share)),
+            *await records(Path(folder), rounds(100_000, share)),
+        ]
+
+
+def sync_reference(folder: Path, count: int) -> Figure:
+    """The disk alone: a page, written over another one, and its sync."""
+    file = os.open(folder / "sync", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(file, b"x" * 4096 * count, 0)
+        os.fsync(file)
+
+        def once(number: int) -> None:
+            os.pwrite(file, b"y" * 4096, number * 4096)
+            os.fdatasync(file)
+
+        seconds = [timed_sync(lambda: once(number)) for number in range(count)]  # noqa: B023 - called at once
+    finally:
+        os.close(file)
+    return spread("journal: reference, one sync of the disk", "µs", seconds)
+
+
+async def calls(folder: Path, count: int) -> list[Figure]:
+    async with host_at(None) as bare, host_at(folder / "calls.db") as kept:
+
+        async def without() -> None:
+            await bare.run_tool("nothing")
+
+        async def with_journal() -> None:
+            await kept.run_tool("nothing")
+
+        for _ in range(1000):  # until its log is overwritten, not made longer: half the time
+            await with_journal()
+        one, other = await by_turns(count, without, with_journal)
+    return [
+        spread("journal: run_tool, records in memory", "µs", one),
+        spread("journal: what SQLite adds to it, two syncs", "µs", added(other, one), target=300),
+    ]
+
+
+async def executions(folder: Path, count: int) -> list[Figure]:
+    async with host_at(None) as bare, host_at(folder / "executions.db") as kept:
+
+        async def some(host: AsyncExec) -> None:
+            numbers = iter(range(BATCH))
+
+            async def work() -> None:
+                for _ in numbers:
+                    assert (await host.execute_code("1 + 1", backend="wasm")).value == 2
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(AT_ONCE):
+                    tasks.start_soon(work)
+
+        pairs = []
+        for number in range(count + 3):
+            turn = [(bare, 0), (kept, 1)] if number % 2 else [(kept, 1), (bare, 0)]
+            took = {which: await timed(lambda: some(host)) for host, which in turn}  # noqa: B023 - awaited at once
+            pairs.append((took[0], took[1]))
+    settled = pairs[3:]
+    costs = [100 * (1 - one / other) for one, other in settled]
+    name = f"journal: fresh WASM guests, {AT_ONCE} at a time"
+    rates = [BATCH / statistics.median(side) for side in zip(*settled, strict=True)]
+    return [
+        Figure(f"{name}, in memory", "/s", rates[0], more_is_better=True),
+        Figure(f"{name}, in SQLite", "/s", rates[1], more_is_better=True),
+        Figure("journal: throughput that SQLite costs, median of turns", "%", statistics.median(costs), target=10),
+    ]
+
+
+async def records(folder: Path, count: int) -> list[Figure]:
+    journal = SqlJournal(f"sqlite:///{folder}/records.db")
+    found = []
+    for at_once in (1, AT_ONCE, 64):
+        total = max(500, count // 50)
+        numbers = iter(range(total))
+
+        async def work() -> None:
+            for number in numbers:  # noqa: B023 - awaited below
+                await journal.append(call(number, number))
+
+        async def all_of_them() -> None:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(at_once):  # noqa: B023
+                    tasks.start_soon(work)
+
+        rate = total / await timed(all_of_them)
+        found.append(Figure(f"journal: records kept, {at_once} waiting at a time", "/s", rate, more_is_better=True))
+    for start in range(0, count, 100):
+        await journal.append(*(one for number in range(start, start + 100, 2) for one in pair(start, number)))
+    started = time.perf_counter()
+    checked = await journal.verify()
+    rate = checked.records / (time.perf_counter() - started)
+    assert checked.ok
+    await journal.aclose()
+    return [*found, Figure("journal: records verified", "/s", rate, target=50_000, more_is_better=True)]
+
+
+@asynccontextmanager
+async def host_at(path: Path | None) -> AsyncIterator[AsyncExec]:
+    async with AsyncExec(journal=None if path is None else f"sqlite:///{path}") as host:
+
+        @host.tool
+        async def nothing() -> None:
+            pass
+
+        yield host
+
+
+def call(execution: int, index: int) -> CallStarted:
+    return CallStarted(
+        execution_id=f"{execution:032x}",
+        tenant_id="acme",
+        at=NOW,
+        index=index,
+        tool_id="crm:lookup",
+        arguments=Blob.of_json({"customer": index, "fields": ["name", "address"]}),
+        arguments_sha256="0" * 64,
+        via="run_tool",
+    )
+
+
+def pair(execution: int, index: int) -> list[Record]:
+    result = Blob.of_json({"name": "Ada", "address": "12 St James's Square", "customer": index})
+    end = CallFinished(
+        execution_id=f"{execution:032x}",
+        tenant_id="acme",
+        at=NOW,
+        index=index,
+        status=CallStatus.COMPLETED,
+        result=result,
+        error=None,
+        attempts=1,
+        duration_seconds=0.012,
+        usage={"input_bytes": 40, "output_bytes": 60, "attempts": 1},
+    )
+    return [call(execution, index), end]
