@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.gate import ExecutionGate
 from gateway.grant import Grant
-from gateway.journal.base import CallStatus, ToolCall, arguments_sha256
+from gateway.journal.base import CallFinished, CallStatus, ToolCall, arguments_sha256
 from gateway.parallel import Access, run_parallel
 from gateway.past import Asked, Beyond, Past, PastCall
 from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
@@ -80,7 +80,8 @@ class DirectGateway(Discovery):
         self._past = past
         self._suspension = suspension
         self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
-        before = () if past is None or past.beyond is not Beyond.LIVE else tuple(map(told, past.calls))
+        kept = past.calls if past is not None and past.beyond is Beyond.LIVE else ()
+        before = tuple(told(call) for call in kept if call.own)
         self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id, before=before)
         self._refused = 0
 
@@ -222,13 +223,12 @@ class DirectGateway(Discovery):
         """Answer a call as it was answered before; make it where that never happened."""
         past, finished = self._past, found.finished
         assert past is not None
-        if finished is not None and finished.status is CallStatus.REFUSED:
-            self._refused += 1
-            self.grant.release(1 if reserved else 0)
-        elif not reserved:
-            self.grant.used_calls += 1
-        if not found.answered and past.beyond is Beyond.LIVE:
-            return await self._make_again(way, found)
+        if reserved and (not found.own or (finished is not None and finished.status is CallStatus.REFUSED)):
+            self.grant.release(1)
+        if found.own:
+            self._count_again(finished, reserved=reserved)
+            if not found.answered and past.beyond is Beyond.LIVE:
+                return await self._make_again(way, found)
         answer = await answer_of(past, found)
         way.took.seconds = answer.duration_seconds
         if way.feed is not None:
@@ -237,6 +237,12 @@ class DirectGateway(Discovery):
         if answer.error is not None:
             raise answer.error
         return answer.value
+
+    def _count_again(self, finished: CallFinished | None, *, reserved: bool) -> None:
+        if finished is not None and finished.status is CallStatus.REFUSED:
+            self._refused += 1
+        elif not reserved:
+            self.grant.used_calls += 1
 
     async def _make_again(self, way: "_Way", found: PastCall) -> JsonValue:
         """A call that had begun when its host ended, or that waited for a person."""

@@ -49,7 +49,7 @@ class Execute:
     """The snippet and what it may see. `files` are relative POSIX paths in its working folder.
 
     `seed` is where chance in the guest comes from, `unix_micros` when the execution began, and `tape` what an earlier
-    run of it was told of time.
+    run of it was told of time. `earlier` snippets are run first, in the same namespace and unheard.
     """
 
     execution_id: str
@@ -60,6 +60,7 @@ class Execute:
     seed: bytes = b""
     unix_micros: int = 0
     tape: bytes = b""
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ class Beyond(Enum):
 @dataclass(slots=True, eq=False)
 class PastCall:
     """One recorded call. `place` is that of its answer among all answers, None while there is none. `tried` says that
-    the execution was taken up after a person had decided, so that the call may have been made since.
+    the execution was taken up after a person had decided, so that the call may have been made since. It is `own` unless
+    it is an earlier execution's of the same session.
     """
 
     started: CallStarted
@@ -53,6 +54,7 @@ class PastCall:
     requested: ApprovalRequested | None = None
     decided: ApprovalDecided | None = None
     tried: bool = False
+    own: bool = True
     asked: bool = False
     given: anyio.Event = field(default_factory=anyio.Event)
 
@@ -103,7 +105,7 @@ class Past:
         ends: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        self.calls = tuple(sorted(calls, key=lambda call: call.index))
+        self.calls = tuple(calls)
         self.beyond = beyond
         self.read = read
         self.missing: list[Asked] = []
@@ -127,7 +129,7 @@ class Past:
         return tuple(call for call in self.calls if not call.asked)
 
     def by_index(self, index: int) -> PastCall | None:
-        return next((call for call in self.calls if call.index == index), None)
+        return next((call for call in self.calls if call.own and call.index == index), None)
 
     def refuses(self, site: str, via: str) -> bool:
         """Whether the next call at this site is a whole chain or batch that was refused."""
@@ -239,6 +241,18 @@ def past_calls(records: Sequence[Record]) -> list[PastCall]:
             case _:
                 pass
     return [calls[index] for index in sorted(calls)]
+
+
+def joined(turns: Sequence[Sequence[Record]], own: Sequence[Record]) -> list[PastCall]:
+    """The calls of a session's earlier executions, and then those of this one."""
+    found: list[PastCall] = []
+    for records in (*turns, own):
+        calls = past_calls(records)
+        for call in calls:
+            call.own = records is own
+            call.place = None if call.place is None else call.place + len(found)
+        found += calls
+    return found
 
 
 def past_tape(records: Sequence[Record]) -> list[Blob]:

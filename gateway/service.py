@@ -287,6 +287,7 @@ def _line(writer: _Writer, tasks: TaskGroup) -> Line:
             seed=request.seed,
             unix_micros=request.unix_micros,
             tape=request.tape,
+            earlier=request.earlier,
         )
         await writer.write(pb.HostFrame(execute=frame))
 

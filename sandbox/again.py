@@ -60,6 +60,7 @@ class Run:
     past: Past | None = None
     tape: bytes = b""
     unix_micros: int = 0
+    earlier: tuple[str, ...] = ()
     suspends: bool = True
 
     @classmethod
@@ -95,6 +96,17 @@ class Leased:
     async def renew(self, ttl_seconds: float) -> None:
         """Raises LeaseLost."""
         self.lease = await self._journal.renew(self.lease, ttl_seconds)
+
+
+async def turns_of(journal: Journal, found: Recorded) -> list[Recorded]:
+    """The executions of its session before this one, the first one first."""
+    turns: list[Recorded] = []
+    parent = found.first.parent if found.first.mode is Mode.SESSION else ""
+    while parent:
+        turn = Recorded.of(parent, await journal.records(parent))
+        turns.append(turn)
+        parent = turn.first.parent
+    return turns[::-1]
 
 
 async def tape_of(journal: Journal, records: Sequence[Record]) -> bytes:

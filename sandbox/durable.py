@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,10 +21,12 @@ from gateway.journal.base import (
     ExecutionFilter,
     ExecutionSummary,
     Journal,
+    Mode,
     Record,
     ToolCall,
 )
-from gateway.past import Beyond, Past, PastCall, past_calls
+from gateway.journal.listing import microseconds
+from gateway.past import Beyond, Past, PastCall, joined
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Outcome
 from sandbox.again import (
@@ -36,10 +38,12 @@ from sandbox.again import (
     request_of,
     taken_up,
     tape_of,
+    turns_of,
 )
 from sandbox.assemble import Observer
 from sandbox.request import Request, code_text
 from sandbox.result import ExecutionResult
+from sandbox.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +54,6 @@ LEASE_SECONDS = 30.0
 """How long an execution that is taken up stays this host's after its last sign of life."""
 
 DECIDE_SECONDS = 10.0
-
-RunRequest: TypeAlias = Callable[[Request, Observer, Run], Awaitable[ExecutionResult]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +96,15 @@ class ReplayReport:
 
 
 class Durable:
-    """Works on the records of `journal`, and runs what is to be run with `run`."""
+    """Works on the records of `journal`, and runs what is to be run in `runtime`."""
 
     def __init__(
-        self, journal: Journal, registry: ToolRegistry, run: RunRequest, on_approval: OnApproval | None
+        self, journal: Journal, registry: ToolRegistry, runtime: Runtime, on_approval: OnApproval | None
     ) -> None:
         self._journal = journal
         self._registry = registry
-        self._run = run
+        self._runtime = runtime
+        self._run = runtime.execute
         self._on_approval = on_approval
         self._owner = f"exec-{uuid4().hex}"
 
@@ -109,7 +112,8 @@ class Durable:
         recorded = await self._recorded(execution_id)
         beyond = Beyond.DIVERGE if code is None else Beyond.MISSING
         ends = recorded.last is None or recorded.last.outcome not in GUEST_ENDS
-        past = Past(past_calls(recorded.records), beyond, self._journal.read, ends=ends)
+        turns = await turns_of(self._journal, recorded)
+        past = Past(_joined(turns, recorded.records), beyond, self._journal.read, ends=ends)
         request = await request_of(
             self._journal, recorded.first, code=None if code is None else code_text(code), backend=backend
         )
@@ -118,14 +122,15 @@ class Durable:
             recorded.first,
             Nowhere(),
             past,
-            await tape_of(self._journal, recorded.records),
-            recorded.unix_micros,
+            await self._tape([*turns, recorded]),
+            (turns or [recorded])[0].unix_micros,
+            await self._codes(turns),
             suspends=False,
         )
         result = await self._run(request, _ignore, run)
         if past.diverged is not None:
             raise past.diverged  # the guest had ended before it was told
-        calls = tuple(told(call) for call in past.calls if call.asked)
+        calls = tuple(told(call) for call in past.calls if call.own and call.asked)
         report = await self._report(recorded, replace(result, tool_calls=calls), past)
         if code is None:
             _check_same(past, report, recorded)
@@ -138,21 +143,56 @@ class Durable:
             async with _renewed(keeper):
                 recorded = await self._recorded(execution_id)
                 check_resumable(execution_id, recorded)
-                past = Past(past_calls(recorded.records), Beyond.LIVE, self._journal.read)
+                turns = await turns_of(self._journal, recorded)
+                past = Past(_joined(turns, recorded.records), Beyond.LIVE, self._journal.read)
                 request = await request_of(self._journal, recorded.first)
                 run = Run(
                     execution_id,
                     taken_up(recorded.first),
                     keeper,
                     past,
-                    await tape_of(self._journal, recorded.records),
-                    recorded.unix_micros,
+                    await self._tape([*turns, recorded]),
+                    (turns or [recorded])[0].unix_micros,
+                    await self._codes(turns),
                 )
                 result = await self._run(request, observe or _ignore, run)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(DECIDE_SECONDS):
                 await self._journal.release(keeper.lease)
         return await self.settled(result)
+
+    async def turn(self, request: Request, after: str) -> ExecutionResult:
+        """Run a session's next snippet, which follows the execution `after`.
+
+        Raises NotRecorded, and InvalidRequest for an execution that nothing can follow.
+        """
+        turns: list[Recorded] = []
+        if after:
+            before = await self._recorded(after)
+            _check_followed(before)
+            turns = [*await turns_of(self._journal, before), before]
+        started = await self._runtime.start(request, Mode.SESSION, after, turns[0].first.seed if turns else None)
+        run = Run(
+            started.execution_id,
+            started,
+            self._journal,
+            Past(_joined(turns, ()), Beyond.LIVE, self._journal.read),
+            await self._tape(turns),
+            turns[0].unix_micros if turns else microseconds(started.at),
+            await self._codes(turns),
+        )
+        return await self.settled(await self._run(request, _ignore, run))
+
+    async def is_kept(self, execution_id: str) -> bool:
+        """Whether a session goes on from this execution, and not from the one before."""
+        last = (await self._recorded(execution_id)).last
+        return last is not None and (last.outcome in GUEST_ENDS or last.outcome == Outcome.SUSPENDED)
+
+    async def _tape(self, turns: Sequence[Recorded]) -> bytes:
+        return b"".join([await tape_of(self._journal, turn.records) for turn in turns])
+
+    async def _codes(self, turns: Sequence[Recorded]) -> tuple[str, ...]:
+        return tuple([await _text(self._journal, turn.first.code) for turn in turns])
 
     async def settled(self, result: ExecutionResult) -> ExecutionResult:
         """Ask `on_approval` about what waits, and go on as long as it decides."""
@@ -273,6 +313,16 @@ class Durable:
             and (await read(last.stdout), await read(last.stderr)) == (result.stdout, result.stderr),
             exact=past.exact,
         )
+
+
+def _joined(turns: Sequence[Recorded], own: Sequence[Record]) -> list[PastCall]:
+    return joined([turn.records for turn in turns], own)
+
+
+def _check_followed(before: Recorded) -> None:
+    if before.last is None or before.last.outcome not in GUEST_ENDS:
+        how = "has not ended" if before.last is None else f"ended as {before.last.outcome}"
+        raise InvalidRequest(f"execution {before.first.execution_id} {how}, and nothing can follow it; resume it first")
 
 
 def _check_same(past: Past, report: ReplayReport, recorded: Recorded) -> None:

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from gateway.approvals import PendingApproval, Verdict
-from gateway.base import JsonValue
 from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed, InvalidRequest
-from gateway.journal.base import ExecutionSummary, Journal
+from gateway.journal.base import Journal
 from gateway.journal.opening import open_journal
 from gateway.policies.base import Services
 from gateway.policies.store import Store, open_store
@@ -27,7 +25,8 @@ from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
 from sandbox.assemble import Observer
 from sandbox.controls import Controls
-from sandbox.durable import ApprovalDecision, Durable, OnApproval, ReplayReport
+from sandbox.durable import Durable, OnApproval
+from sandbox.history import History, checked_resume
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
 from sandbox.runtime import Runtime, installed_backends
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class AsyncExec(Toolbox, Controls):
+class AsyncExec(Toolbox, Controls, History):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -112,8 +111,8 @@ class AsyncExec(Toolbox, Controls):
             installed_backends() if backends is None else backends,
             Services(store=self._store),
         )
-        self._durable = Durable(self._journal, registry, self._runtime.execute, on_approval)
-        self._resumes = _checked_resume(resume)
+        self._durable = Durable(self._journal, registry, self._runtime, on_approval)
+        self._resumes = checked_resume(resume)
         super().__init__(registry, self._runtime.gateway, self._runtime.pipeline)
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
@@ -207,54 +206,6 @@ class AsyncExec(Toolbox, Controls):
             running.check()
         finally:
             await running.aclose()
-
-    async def replay(self, execution_id: str, *, backend: str | None = None, code: str | None = None) -> ReplayReport:
-        """Run an execution again with its tools answered from the journal; nothing is called, and nothing recorded.
-
-        On the backend it ran on unless `backend` names another. On WASM its clock and its chance are those of then, so
-        that it ends the same to the last byte; elsewhere it is compared call by call. With `code` that snippet is run
-        in its place, and the report says what differs.
-
-        Raises ReplayDiverged when, without `code`, it does something else than then; NotRecorded.
-        """
-        await self._open()
-        return await self._durable.replay(execution_id, backend, code)
-
-    async def unfinished(self) -> tuple[ExecutionSummary, ...]:
-        """Executions that a crash of their host cut off, and that nobody has taken up; the oldest first."""
-        return await self._durable.unfinished()
-
-    async def resume(self, execution_id: str) -> ExecutionResult:
-        """Take up an execution that was cut off or suspended: replay it to where it stopped, then go on.
-
-        Its wall clock and CPU time begin anew; its other budgets go on. Raises LeaseHeld when another host is at work
-        on it, ReplayDiverged before anything new is done when the snippet does not come to the same point,
-        InvalidRequest when it has ended.
-        """
-        await self._open()
-        return await self._durable.resume(execution_id)
-
-    async def approvals(self, *, tenant_id: str | None = None) -> tuple[PendingApproval, ...]:
-        """Calls that wait for a person, of one tenant or all; the oldest first."""
-        return await self._durable.approvals(tenant_id)
-
-    async def approve(self, approval_id: str, *, by: str = "") -> None:
-        """Let a call be made, with exactly the arguments it waits with, when its execution is taken up by `resume`.
-
-        `by` goes into the record. Raises NotRecorded when no such call waits, InvalidRequest when it has expired.
-        """
-        await self._durable.decide(approval_id, Verdict.APPROVED, ApprovalDecision(approved=True, by=by))
-
-    async def reject(self, approval_id: str, reason: str = "", *, by: str = "") -> None:
-        """Refuse a call: when its execution is taken up the guest sees the error `approval_rejected`, with `reason`."""
-        await self._durable.decide(
-            approval_id, Verdict.REJECTED, ApprovalDecision(approved=False, reason=reason, by=by)
-        )
-
-    async def edit(self, approval_id: str, arguments: Mapping[str, JsonValue], *, by: str = "") -> None:
-        """Let a call be made with other arguments, which are recorded. Raises InvalidInput when they do not fit."""
-        decision = ApprovalDecision(approved=True, arguments=arguments, by=by)
-        await self._durable.decide(approval_id, Verdict.EDITED, decision)
 
     async def connect(self, *sources: ToolSource) -> tuple[SourceReport, ...]:
         """Open sources, such as an MCP server, and register their tools; follow their changes until `disconnect`.
@@ -379,12 +330,6 @@ def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]"
     if not started.done():
         error = None if service.cancelled() else service.exception()
         started.set_exception(error or Closed("Exec"))
-
-
-def _checked_resume(resume: str | None) -> bool:
-    if resume not in (None, "auto"):
-        raise InvalidRequest(f"resume must be 'auto' or None, not {resume!r}")
-    return resume == "auto"
 
 
 def _ignore(event: Event) -> None:

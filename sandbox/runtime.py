@@ -15,10 +15,10 @@ from anyio.abc import TaskGroup
 
 from gateway.calls import Keeper
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, InvalidRequest, JournalUnavailable, SandboxError, SandboxLost
+from gateway.errors import Closed, InvalidRequest, JournalUnavailable, PolicyDenied, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
-from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, ToolCall
+from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
 from gateway.past import Past
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Services
@@ -181,6 +181,17 @@ class Runtime:
         await self._record_end(run.keeper, replace(ended(result, request), tape=Blob.of(tape)))
         return result
 
+    async def start(self, request: Request, mode: Mode, parent: str, seed: str | None) -> ExecutionStarted:
+        """The record with which an execution of a session begins. Raises PolicyDenied on a backend that cannot."""
+        decision = await self._decide(request)
+        found = self._capabilities[decision.backend]
+        if not found.replays_exactly:
+            raise PolicyDenied(
+                f"backend {decision.backend!r} cannot rebuild a session's variables exactly", "Use backend wasm"
+            )
+        record = self._start_of(uuid4().hex, request, decision)
+        return replace(record, mode=mode, parent=parent, seed=seed or record.seed)
+
     def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
         return started(execution_id, request, decision, self._capabilities[decision.backend])
 
@@ -329,6 +340,7 @@ def _execute_frame(run: Run, request: Request) -> Execute:
         seed=bytes.fromhex(run.started.seed),
         unix_micros=run.unix_micros,
         tape=run.tape,
+        earlier=run.earlier,
     )
 
 

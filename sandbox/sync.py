@@ -14,6 +14,8 @@ from gateway.providers.function import ToolOptions
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from sandbox.exec import AsyncExec
+from sandbox.result import ExecutionResult
+from sandbox.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
@@ -50,6 +52,37 @@ def _built(
 ) -> Callable[[Callable[..., None]], Callable[Concatenate["Exec", P], None]]:
     """Gives a constructor the arguments of the original's."""
     return wraps(init)
+
+
+class SyncSession:
+    """`Session` without the awaits; see there."""
+
+    def __init__(self, call: Callable[..., Any], session: Session) -> None:
+        self._call = call
+        self._session = session
+
+    @property
+    def last(self) -> str:
+        return self._session.last
+
+    @wraps(Session.execute_code)
+    def execute_code(self, *args: Any, **options: Any) -> ExecutionResult:
+        result: ExecutionResult = self._call(self._session.execute_code, *args, **options)
+        return result
+
+    def fork(self) -> "SyncSession":
+        return SyncSession(self._call, self._session.fork())
+
+    def close(self) -> None:
+        self._call(self._session.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Exec:
@@ -92,6 +125,11 @@ class Exec:
     replay = _awaited(AsyncExec.replay)
     unfinished = _awaited(AsyncExec.unfinished)
     resume = _awaited(AsyncExec.resume)
+
+    @wraps(AsyncExec.session)
+    def session(self, **options: Any) -> "SyncSession":
+        return SyncSession(self._call, self._exec.session(**options))
+
     approvals = _awaited(AsyncExec.approvals)
     approve = _awaited(AsyncExec.approve)
     reject = _awaited(AsyncExec.reject)

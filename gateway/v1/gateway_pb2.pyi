@@ -367,6 +367,7 @@ class Execute(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     UNIX_MICROS_FIELD_NUMBER: _builtins.int
     TAPE_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     code: _builtins.str
     value_bytes: _builtins.int
@@ -384,6 +385,10 @@ class Execute(_message.Message):
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Snippets to run first, one after another in the same namespace: what they print, raise and give goes nowhere."""
+
     def __init__(
         self,
         *,
@@ -395,10 +400,11 @@ class Execute(_message.Message):
         seed: _builtins.bytes = ...,
         unix_micros: _builtins.int = ...,
         tape: _builtins.bytes = ...,
+        earlier: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "env", b"env", "execution_id", b"execution_id", "files", b"files", "seed", b"seed", "tape", b"tape", "unix_micros", b"unix_micros", "value_bytes", b"value_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "earlier", b"earlier", "env", b"env", "execution_id", b"execution_id", "files", b"files", "seed", b"seed", "tape", b"tape", "unix_micros", b"unix_micros", "value_bytes", b"value_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

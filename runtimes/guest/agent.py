@@ -6,6 +6,7 @@ be relied on; from then on everything this process says is an attacker's, and th
 """
 
 import asyncio
+import contextlib
 import gc
 import io
 import json
@@ -15,6 +16,7 @@ import random
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -167,7 +169,10 @@ def _run(execute: pb.Execute, stream: Stream, work: Path, snippets: "Snippets") 
     os.chdir(work)
     files.write_files(work, {file.path: file.data for file in execute.files})
     before = files.snapshot(work)
-    ending = snippets.run(Request(execute.code, execute.value_bytes, execute.seed.hex()))
+    request = Request(
+        execute.code, execute.value_bytes, execute.seed.hex(), earlier=tuple(execute.earlier), unheard=_unheard
+    )
+    ending = snippets.run(request)
     for path, data in files.collect_files(work, before):
         for at in range(0, max(len(data), 1), CHUNK):
             stream.send(artifact=pb.Artifact(path=path, data=data[at : at + CHUNK]))
@@ -175,6 +180,22 @@ def _run(execute: pb.Execute, stream: Stream, work: Path, snippets: "Snippets") 
     error = facts.pop("error", None)
     kind = KINDS[facts.pop("kind")]
     stream.send(finished=pb.Finished(kind=kind, value=value, error=error and pb.GuestError(**error), **facts))
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """What this process and its children write goes nowhere."""
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        for descriptor, back in zip((1, 2), kept, strict=True):
+            os.dup2(back, descriptor)
+            os.close(back)
+        os.close(nowhere)
 
 
 class Snippets(Protocol):

@@ -5,6 +5,7 @@ imported elsewhere. What is imported here is in the snapshot and free at run tim
 import abc  # noqa: F401
 import asyncio
 import base64
+import contextlib
 import functools  # noqa: F401
 import gc
 import importlib.util
@@ -16,6 +17,7 @@ import random
 import string  # noqa: F401
 import sys
 import time
+from collections.abc import Iterator
 
 import wit_world
 
@@ -52,6 +54,8 @@ def _result(reply: str) -> str:
 class Emit(io.RawIOBase):
     """Bytes to the worker, as they come: what a guest wrote survives whatever happens to it next."""
 
+    muted = False
+
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
@@ -64,7 +68,7 @@ class Emit(io.RawIOBase):
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]  # what io passes
         text = bytes(data).decode("latin-1")
-        if text:
+        if text and not Emit.muted:
             wit_world.emit(self._descriptor, text)
         return len(text)
 
@@ -97,10 +101,20 @@ def _set_up() -> None:
     stdlib.install(stdlib.bake(pathlib.Path("/python")) | zones, stdlib.bake_data(root, "tzdata"))
 
 
-def _run(code: str, value_bytes: int) -> str:
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    Emit.muted = True
+    try:
+        yield
+    finally:
+        Emit.muted = False
+
+
+def _run(code: str, value_bytes: int, earlier: tuple[str, ...] = ()) -> str:
     sys.stdout, sys.stderr = STDOUT, STDERR
     HostLoop.places = Places()
-    facts, value = finished(run_snippet(Request(code, value_bytes), TOOLS, asyncio.run))
+    request = Request(code, value_bytes, earlier=earlier, unheard=_unheard)
+    facts, value = finished(run_snippet(request, TOOLS, asyncio.run))
     return json.dumps(facts) + "\n" + value.decode()
 
 
@@ -126,14 +140,14 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]  # made when the guest
         sys.argv = [""]
         _run(USUAL[0], 100)
 
-    def run(self, code: str, value_bytes: int, env: str, given: str, seed: str) -> str:
+    def run(self, code: str, value_bytes: int, env: str, given: str, earlier: str, seed: str) -> str:
         random.seed(seed)  # its state was baked into the snapshot, the same for every guest
         if env:
             os.environ.update(json.loads(env))
         if given:
             files.write_files(WORK, {path: base64.b64decode(data) for path, data in json.loads(given).items()})
             before.update(files.snapshot(WORK))
-        return _run(code, value_bytes)
+        return _run(code, value_bytes, tuple(json.loads(earlier)) if earlier else ())
 
     def hand_out(self) -> None:
         for path, data in files.collect_files(WORK, before):

@@ -324,11 +324,12 @@ def _import(name: str) -> Callable[..., Any]:
     return imported
 
 
-def _request(execute: pb.Execute) -> tuple[str, int, str, str]:
+def _request(execute: pb.Execute) -> tuple[str, int, str, str, str]:
     """The first arguments of the guest's `run`. Without environment and files, which is usual, nothing is encoded."""
     env = json.dumps(dict(execute.env)) if execute.env else ""
     files = {file.path: base64.b64encode(file.data).decode() for file in execute.files}
-    return execute.code, execute.value_bytes, env, json.dumps(files) if files else ""
+    earlier = json.dumps(list(execute.earlier)) if execute.earlier else ""
+    return execute.code, execute.value_bytes, env, json.dumps(files) if files else "", earlier
 
 
 def _finished(said: str) -> pb.Finished | None:
