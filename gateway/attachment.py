@@ -39,7 +39,7 @@ class Attachment:
     """One guest's stream, from the token that was made for it to the guest's last word.
 
     `hello` is None until the guest attached, `finished` until it said how the snippet ended. `fault` is how it broke
-    the contract; `failure` is what failed on the host's side, such as a journal, for whoever asked for it. Invariant:
+    the contract; `answered` are the ids of calls whose answers it has already; `failure` is what failed on the host's side, such as a journal, for whoever asked for it. Invariant:
     `binding` is set once, before the snippet is sent, and until then every tool call of the guest is refused.
     """
 
@@ -50,6 +50,7 @@ class Attachment:
         self.finished: Finished | None = None
         self.fault: ProtocolError | None = None
         self.failure: Exception | None = None
+        self.answered: frozenset[int] = frozenset()
         self._line: Line | None = None
         self._forget = forget
         self._attached = anyio.Event()
@@ -78,6 +79,7 @@ class Attachment:
         if self.binding is not None:
             raise ProtocolError("this guest was given a snippet before; a guest runs one")
         self.binding = binding
+        self.answered = frozenset(request.replies)
         await self._line.send(request)
 
     def hang_up(self) -> None:

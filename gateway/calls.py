@@ -21,7 +21,7 @@ from gateway.journal.base import (
     arguments_sha256,
 )
 from gateway.payload import Encoded, RecordedList, recorded
-from gateway.site import TapeLog
+from gateway.site import TapeLog, frame
 from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
@@ -147,6 +147,7 @@ class OpenCall:
             key=call.key,
             warnings=call.warnings,
             tape=Blob.of(tape) if (tape := self._log.tape.take()) else EMPTY,
+            frame=frame.get(),
         )
         try:
             await self._log.journal.append(record)

@@ -45,11 +45,20 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer to one call: `value` is JSON, or `error` is."""
+
+    value: bytes | None = None
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Execute:
     """The snippet and what it may see. `files` are relative POSIX paths in its working folder.
 
     `seed` is where chance in the guest comes from, `unix_micros` when the execution began, and `tape` what an earlier
     run of it was told of time. `earlier` snippets are run first, in the same namespace and unheard.
+    `replies` are answers by the ids of calls, given ahead.
     """
 
     execution_id: str
@@ -61,6 +70,7 @@ class Execute:
     unix_micros: int = 0
     tape: bytes = b""
     earlier: tuple[str, ...] = ()
+    replies: Mapping[int, "Reply"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

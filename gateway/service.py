@@ -265,6 +265,7 @@ class _Stream:
     async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
         reply = pb.ToolReply(id=call.id)
         site.current.set(call.site)
+        site.frame.set(call.id)
         try:
             reply.value = await perform(binding.gateway, call.operation, call.arguments, binding.streams)
         except ToolError as error:
@@ -272,7 +273,8 @@ class _Stream:
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
             self._attachment.failure = failure
             self._tasks.cancel_scope.cancel()
-        await self._writer.write(pb.HostFrame(tool_reply=reply))
+        if call.id not in self._attachment.answered:
+            await self._writer.write(pb.HostFrame(tool_reply=reply))
 
 
 def _line(writer: _Writer, tasks: TaskGroup) -> Line:
@@ -288,6 +290,9 @@ def _line(writer: _Writer, tasks: TaskGroup) -> Line:
             unix_micros=request.unix_micros,
             tape=request.tape,
             earlier=request.earlier,
+            replies=[
+                pb.ToolReply(id=number, value=one.value, error=one.error) for number, one in request.replies.items()
+            ],
         )
         await writer.write(pb.HostFrame(execute=frame))
 

@@ -19,6 +19,9 @@ _SITE = re.compile(r"[a-z0-9.#~/]*")
 current: ContextVar[str] = ContextVar("site", default="")
 """Of the operation that is being performed."""
 
+frame: ContextVar[int] = ContextVar("frame", default=0)
+"""The id of the frame that asked for it; 0 where none did."""
+
 
 def checked_site(text: str) -> str:
     """Raises ProtocolError for what no guest of ours says."""

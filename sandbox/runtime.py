@@ -13,13 +13,14 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup
 
+from gateway.answers import answers_ahead
 from gateway.calls import Keeper
 from gateway.direct import DirectGateway
 from gateway.errors import Closed, InvalidRequest, JournalUnavailable, PolicyDenied, SandboxError, SandboxLost
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
-from gateway.past import Past
+from gateway.past import Beyond, Past
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Services
 from gateway.runner import Runner
@@ -215,7 +216,10 @@ class Runtime:
         if past is not None:
             past.on_end = partial(supervisor.stop, Stop.RECORD_ENDS)
         try:
-            ended = await supervisor.run(_execute_frame(run, request), gateway, gateway.tape)
+            frame = _execute_frame(run, request)
+            if past is not None and past.beyond is not Beyond.MISSING and self._told_the_same(run, decision):
+                frame = replace(frame, replies=await answers_ahead(past))
+            ended = await supervisor.run(frame, gateway, gateway.tape)
         finally:
             grant.closed = True
         tape = gateway.tape.take()

@@ -136,7 +136,8 @@ class CallStarted(Record):
     `site` is where in the snippet it was made, as its guest tells: the path of its task and a counter; empty for none.
     `arguments` are as the guest gave them; `arguments_sha256` is the same for the same arguments in any order of keys.
     `key` is the idempotency key, empty for none. `warnings` say what is not wrong, and yet not as it should be, such
-    as an argument that is deprecated. `tape` is what the guest was told of time since its last call.
+    as an argument that is deprecated. `tape` is what the guest was told of time since its last call,
+    `frame` the id that it gave the call.
     """
 
     kind: ClassVar[str] = "call_started"
@@ -150,6 +151,7 @@ class CallStarted(Record):
     key: str = ""
     warnings: tuple[str, ...] = ()
     tape: Blob = EMPTY
+    frame: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -368,6 +368,7 @@ class Execute(_message.Message):
     UNIX_MICROS_FIELD_NUMBER: _builtins.int
     TAPE_FIELD_NUMBER: _builtins.int
     EARLIER_FIELD_NUMBER: _builtins.int
+    REPLIES_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     code: _builtins.str
     value_bytes: _builtins.int
@@ -389,6 +390,12 @@ class Execute(_message.Message):
     def earlier(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Snippets to run first, one after another in the same namespace: what they print, raise and give goes nowhere."""
 
+    @_builtins.property
+    def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolReply]:
+        """Answers to calls that the guest will make again, by the ids that it will give them: nobody has to wait for these.
+        The calls are made all the same, and an answer is the guest's only when it has asked for it.
+        """
+
     def __init__(
         self,
         *,
@@ -401,10 +408,11 @@ class Execute(_message.Message):
         unix_micros: _builtins.int = ...,
         tape: _builtins.bytes = ...,
         earlier: _abc.Iterable[_builtins.str] | None = ...,
+        replies: _abc.Iterable[Global___ToolReply] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "earlier", b"earlier", "env", b"env", "execution_id", b"execution_id", "files", b"files", "seed", b"seed", "tape", b"tape", "unix_micros", b"unix_micros", "value_bytes", b"value_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "earlier", b"earlier", "env", b"env", "execution_id", b"execution_id", "files", b"files", "replies", b"replies", "seed", b"seed", "tape", b"tape", "unix_micros", b"unix_micros", "value_bytes", b"value_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

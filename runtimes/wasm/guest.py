@@ -92,6 +92,7 @@ class Guest:
         self.tape = Tape(b"", 0)
         self.chance = Chance(b"")
         self._arrived: dict[int, str] = {}
+        self._ahead: dict[int, str] = {}
         self._unanswered: set[int] = set()
         self._handles = 0
         self._ticks = 0
@@ -130,6 +131,7 @@ class Guest:
         execute = request.execute
         self.tape = Tape(execute.tape, execute.unix_micros or time.time_ns() // 1000)
         self.chance = Chance(execute.seed or os.urandom(SEED_BYTES))
+        self._ahead = {reply.id: _told(reply) for reply in execute.replies}
         self._cpu_start = time.thread_time()
         guests[threading.get_ident()] = self
         wasi.begin(self)
@@ -227,6 +229,8 @@ class Guest:
             tape=self.tape.take(),
         )
         self._outbox.put(pb.GuestFrame(tool_call=call))
+        if (told := self._ahead.pop(self._handles, None)) is not None:
+            self._arrived[self._handles] = told
         return self._handles
 
     def wait(self, seconds: float) -> str:
@@ -273,9 +277,7 @@ class Guest:
         assert self._inbox is not None
         frame = self._inbox.take(seconds)
         if frame is not None and frame.HasField("tool_reply"):
-            reply = frame.tool_reply
-            ok = reply.WhichOneof("outcome") == "value"
-            self._arrived[reply.id] = "1" + reply.value.decode() if ok else "0" + reply.error.decode()
+            self._arrived[frame.tool_reply.id] = _told(frame.tool_reply)
 
     def _write(self, descriptor: int, data: bytes) -> None:
         with self._writing:
@@ -291,6 +293,12 @@ class Guest:
                     output = pb.Output(stream=STREAMS[descriptor], data=bytes(buffer[at : at + MAX_FRAME_BYTES]))
                     self._outbox.put(pb.GuestFrame(output=output))
                 buffer.clear()
+
+
+def _told(reply: pb.ToolReply) -> str:
+    """As the guest reads it."""
+    ok = reply.WhichOneof("outcome") == "value"
+    return "1" + reply.value.decode() if ok else "0" + reply.error.decode()
 
 
 def _bounded(text: str) -> str:
