@@ -39,8 +39,9 @@ class Attachment:
     """One guest's stream, from the token that was made for it to the guest's last word.
 
     `hello` is None until the guest attached, `finished` until it said how the snippet ended. `fault` is how it broke
-    the contract; `answered` are the ids of calls whose answers it has already; `failure` is what failed on the host's side, such as a journal, for whoever asked for it. Invariant:
-    `binding` is set once, before the snippet is sent, and until then every tool call of the guest is refused.
+    the contract; `answered` are the ids of calls whose answers it was given ahead; `failure` is what failed on the
+    host's side, such as a journal, for whoever asked for it. Invariant: `binding` is set once, before the snippet is
+    sent, and until then every tool call of the guest is refused.
     """
 
     def __init__(self, endpoint: Endpoint, forget: Callable[[], None]) -> None:

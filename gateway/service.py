@@ -14,7 +14,7 @@ from gateway._grpc import grpc
 from gateway.attachment import Attachment, Binding, Line
 from gateway.base import ToolEvent
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
-from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello
+from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello, Reply
 from gateway.operations import encode_error, perform
 from gateway.payload import decode, encode
 from gateway.site import checked_site
@@ -290,13 +290,17 @@ def _line(writer: _Writer, tasks: TaskGroup) -> Line:
             unix_micros=request.unix_micros,
             tape=request.tape,
             earlier=request.earlier,
-            replies=[
-                pb.ToolReply(id=number, value=one.value, error=one.error) for number, one in request.replies.items()
-            ],
+            replies=[_reply(number, one) for number, one in request.replies.items()],
         )
         await writer.write(pb.HostFrame(execute=frame))
 
     return Line(send, tasks.cancel_scope.cancel)
+
+
+def _reply(number: int, reply: Reply) -> pb.ToolReply:
+    if reply.error is not None:
+        return pb.ToolReply(id=number, error=reply.error)
+    return pb.ToolReply(id=number, value=reply.value or b"null")
 
 
 async def _cancel(writer: _Writer) -> None:

@@ -227,7 +227,7 @@ async def test_a_bound_is_above_zero(seconds: float) -> None:
         await chain(ChainStep("a", {}), ChainStep("b", {}, timeout_seconds=seconds))
 
 
-async def test_every_step_has_the_duration_of_its_call() -> None:
+async def test_every_step_has_a_duration_of_its_own() -> None:
     async def sleeping(
         tool_id: str,
         arguments: JsonValue,
