@@ -49,7 +49,8 @@ def sync_reference(folder: Path, count: int) -> Figure:
 
 
 async def calls(folder: Path, count: int) -> list[Figure]:
-    async with host_at(None) as bare, host_at(folder / "calls.db") as kept:
+    starts = SqlJournal(f"sqlite:///{folder}/starts.db", synchronous="starts")
+    async with host_at(None) as bare, host_at(folder / "calls.db") as kept, host_at(starts) as half:
 
         async def without() -> None:
             await bare.run_tool("nothing")
@@ -57,12 +58,17 @@ async def calls(folder: Path, count: int) -> list[Figure]:
         async def with_journal() -> None:
             await kept.run_tool("nothing")
 
-        for _ in range(1000):  # until its log is overwritten, not made longer: half the time
+        async def with_half() -> None:
+            await half.run_tool("nothing")
+
+        for _ in range(1000):  # until their logs are overwritten, not made longer: half the time
             await with_journal()
-        one, other = await by_turns(count, without, with_journal)
+            await with_half()
+        one, other, third = await by_turns(count, without, with_journal, with_half)
     return [
         spread("journal: run_tool, records in memory", "µs", one),
         spread("journal: what SQLite adds to it, two syncs", "µs", added(other, one), target=300),
+        spread('journal: the same with synchronous="starts"', "µs", added(third, one), target=300),
     ]
 
 
@@ -125,8 +131,8 @@ async def records(folder: Path, count: int) -> list[Figure]:
 
 
 @asynccontextmanager
-async def host_at(path: Path | None) -> AsyncIterator[AsyncExec]:
-    async with AsyncExec(journal=None if path is None else f"sqlite:///{path}") as host:
+async def host_at(where: Path | SqlJournal | None) -> AsyncIterator[AsyncExec]:
+    async with AsyncExec(journal=f"sqlite:///{where}" if isinstance(where, Path) else where) as host:
 
         @host.tool
         async def nothing() -> None:

@@ -2,8 +2,9 @@
 
 A field at its default is left out, so a later version can add fields without changing what earlier records say; a
 default never changes. A value of free form is a text that holds its JSON: RFC 8785 would sort its keys and make 1.0
-a 1, and knows no large integers. A blob is {sha256, bytes} with its `text`, or `base64`, when it is small. A mapping
-of blobs is a list, so that every key is a name of ours.
+a 1, and knows no large integers. A float is a text too: spelling it as JavaScript does takes longer than all the rest.
+A blob is {sha256, bytes} with its `text`, or `base64`, when it is small. A mapping of blobs is a list, so that every
+key is a name of ours.
 """
 
 import base64
@@ -146,7 +147,7 @@ _CODECS: dict[Any, tuple[Callable[[Any, dict[str, bytes]], Any], Callable[[Any],
     str: (_same, str),
     int: (_same, int),
     bool: (_same, bool),
-    float: (_same, float),
+    float: (lambda number, _blobs: repr(number), float),
     int | None: _optional((_same, int)),
     datetime: _TIME,
     datetime | None: _optional(_TIME),

@@ -55,6 +55,18 @@ class Job:
     def of(cls, *, write: Write | None = None, step: Callable[[Rows], Any] | None = None) -> "Job":
         return cls(asyncio.get_running_loop().create_future(), write, step)
 
+    async def wait(self, seconds: float) -> Any:
+        """The answer. Raises the error, and TimeoutError. A timer of its own is a third of the price of a scope."""
+        timer = self.future.get_loop().call_later(seconds, self._give_up)
+        try:
+            return await self.future
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(TimeoutError())
+
     def settle(self) -> None:
         """Tell who waits, in its own loop."""
         if self.future.done():

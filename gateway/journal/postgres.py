@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import Closed, JournalCorrupt, JournalUnavailable, MissingExtra, SandboxError
 from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups
-from gateway.journal.rows import NO_BINDS, Rows, check_schema
+from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
 from gateway.journal.writing import Write
 
 try:
@@ -121,8 +121,7 @@ class PostgresStore:
             self._writer = asyncio.create_task(self._work())
         self._jobs.put_nowait(job)
         try:
-            async with asyncio.timeout(self._wait_seconds):
-                return await job.future
+            return await job.wait(self._wait_seconds)
         except TimeoutError:
             raise self._late() from None
 
@@ -200,7 +199,8 @@ class PostgresStore:
     def _prepare(self, connection: Connection) -> None:
         rows = PostgresRows(connection)
         rows.fetch("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
-        check_schema(rows, self.where)
+        make_tables(rows)
+        check_version(rows, self.where)
 
 
 @functools.lru_cache(maxsize=256)

@@ -42,14 +42,18 @@ def among(column: str, values: Sequence[str], binds: dict[str, Any]) -> str:
     return f"{column} IN ({', '.join(':' + name for name in names)})" if names else "1 = 0"
 
 
-def check_schema(rows: Rows, where: str) -> None:
-    """Make the tables where they are missing. Raises InvalidRequest for those of a newer version."""
+def make_tables(rows: Rows) -> None:
+    """Where they are missing."""
     for statement in schema.statements(rows.dialect):
         rows.run(statement)
-    found = rows.fetch("SELECT max(version) FROM journal_schema")[0][0]
-    if found is None:
+    if not rows.fetch("SELECT version FROM journal_schema"):
         rows.run("INSERT INTO journal_schema (version) VALUES (:version)", {"version": schema.VERSION})
-    elif found > schema.VERSION:
+
+
+def check_version(rows: Rows, where: str) -> None:
+    """Raises InvalidRequest for tables of a newer version."""
+    found = rows.fetch("SELECT max(version) FROM journal_schema")[0][0]
+    if found != schema.VERSION:
         raise InvalidRequest(
             f"the journal {where} has version {found} of the tables, and this toolexec knows {schema.VERSION}; upgrade"
         )

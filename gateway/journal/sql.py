@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 from urllib.parse import unquote
 
 from gateway.errors import InvalidRequest, JournalCorrupt
@@ -44,7 +44,7 @@ class SqlJournal:
 
     | option | meaning | default |
     | --- | --- | --- |
-    | `synchronous` | SQLite: `full` survives a loss of power; `normal` only the death of the process | `full` |
+    | `synchronous` | SQLite: `full` syncs every record, `starts` all but ends of calls, `normal` none | `full` |
     | `wait_seconds` | longest wait for the database, then JournalUnavailable | 15 |
     | `host_ttl_seconds` | how long after a host's last sign its executions count as cut off | 30 |
     | `signing_key` | Ed25519: the key, or a PEM file; signs the chains (extra `ledger`) | none |
@@ -157,7 +157,7 @@ class SqlJournal:
 
 
 def _check(synchronous: str, *bounds: float) -> None:
-    if synchronous not in ("full", "normal"):
-        raise InvalidRequest(f"synchronous must be full or normal, not {synchronous!r}")
+    if synchronous not in get_args(Synchronous):
+        raise InvalidRequest(f"synchronous must be full, starts or normal, not {synchronous!r}")
     if not all(0 < bound < math.inf for bound in bounds):
         raise InvalidRequest("times and counts of a journal must be more than 0 and finite")

@@ -8,7 +8,6 @@ import queue
 import sqlite3
 import threading
 import time
-from asyncio import timeout
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,12 +17,12 @@ import anyio.to_thread
 
 from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, SandboxError
 from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups, settle_from_thread
-from gateway.journal.rows import NO_BINDS, Rows, check_schema
+from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
 from gateway.journal.schema import APPLICATION_ID
 from gateway.journal.writing import Write
 
 Answer = TypeVar("Answer")
-Synchronous: TypeAlias = Literal["full", "normal"]
+Synchronous: TypeAlias = Literal["full", "starts", "normal"]
 
 BUSY_SECONDS = 5.0
 """How long a transaction waits for another process that is writing."""
@@ -70,6 +69,7 @@ class SqliteStore:
         self._path = path
         self._keeper = keeper
         self._synchronous = synchronous
+        self._level = ""
         self._wait_seconds = wait_seconds
         self._create = create
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -113,8 +113,7 @@ class SqliteStore:
             self._thread.start()
         self._jobs.put(job)
         try:
-            async with timeout(self._wait_seconds):
-                return await job.future
+            return await job.wait(self._wait_seconds)
         except TimeoutError:
             raise JournalUnavailable(self.where, f"it did not answer within {self._wait_seconds:g} s") from None
 
@@ -166,7 +165,7 @@ class SqliteStore:
         """One transaction. What goes wrong is for those of the group to hear; without a group, nobody waits."""
         self._keeper.begin()
         try:
-            with self._transaction() as rows:
+            with self._transaction(syncs=self._syncs(group)) as rows:
                 work(rows, group)
             self._keeper.committed()
         except Exception as error:  # noqa: BLE001 - raised again where the group waits
@@ -176,12 +175,22 @@ class SqliteStore:
             for job in group:
                 job.error = told
 
+    def _syncs(self, group: list[Job]) -> bool:
+        """Whether the disk must have it before anybody hears of it."""
+        if self._synchronous == "starts":
+            return not group or any(job.write is None or job.write.is_ahead for job in group)
+        return self._synchronous == "full"
+
     @contextmanager
-    def _transaction(self) -> Iterator[Rows]:
+    def _transaction(self, *, syncs: bool) -> Iterator[Rows]:
         if self._connection is None:
-            self._connection = self._open()
+            self._connection, self._level = self._open(), ""
         connection = self._connection
+        level = "full" if syncs else "normal"
         try:
+            if level != self._level:
+                connection.execute(f"PRAGMA synchronous = {level}")
+                self._level = level
             connection.execute("BEGIN IMMEDIATE")
             yield SqliteRows(connection)
             connection.execute("COMMIT")
@@ -206,7 +215,7 @@ class SqliteStore:
             raise JournalUnavailable(self.where, "there is no such file", "name the file that a host writes to")
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection, self._synchronous, self.where)
+            _prepare(connection, self.where)
         except BaseException:
             connection.close()
             raise
@@ -236,14 +245,14 @@ def _make(path: Path) -> None:
         os.close(folder)
 
 
-def _prepare(connection: sqlite3.Connection, synchronous: Synchronous, where: str) -> None:
+def _prepare(connection: sqlite3.Connection, where: str) -> None:
     ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
     if not ours and connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         raise InvalidRequest(f"{where} is a database of something else; name a new file for the journal")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise JournalUnavailable(where, "its file system keeps no write-ahead log", "put it on a local disk")
     for pragma in (
-        f"synchronous = {synchronous}",
+        "synchronous = FULL",
         "fullfsync = ON",  # macOS: a sync that reaches the disk
         "checkpoint_fullfsync = ON",
         "trusted_schema = OFF",
@@ -251,8 +260,10 @@ def _prepare(connection: sqlite3.Connection, synchronous: Synchronous, where: st
         "secure_delete = ON",  # what retention deletes is overwritten
     ):
         connection.execute(f"PRAGMA {pragma}")
-    connection.execute("BEGIN IMMEDIATE")
+    rows = SqliteRows(connection)
     if not ours:
+        connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    check_schema(SqliteRows(connection), where)
-    connection.execute("COMMIT")
+        make_tables(rows)
+        connection.execute("COMMIT")
+    check_version(rows, where)

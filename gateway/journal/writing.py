@@ -11,7 +11,7 @@ from gateway.journal.base import Lease, Link
 from gateway.journal.codec import Content, content_of
 from gateway.journal.ledger import Head, linked
 from gateway.journal.listing import microseconds
-from gateway.journal.records import CallStarted, ExecutionFinished, ExecutionStarted, Record
+from gateway.journal.records import CallFinished, CallStarted, ExecutionFinished, ExecutionStarted, Record
 from gateway.journal.rows import Rows, among
 from gateway.journal.signing import Signer
 
@@ -52,6 +52,11 @@ class Write:
             if "\0" in record.tenant_id or "\0" in record.execution_id:
                 raise InvalidRequest("a tenant's or an execution's id must not have a NUL in it")
         return cls(records, [content_of(record) for record in records], lease)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something follows that must not happen without it. Ends of calls are not: see docs/journal.md."""
+        return self.data is not None or not all(isinstance(record, CallFinished) for record in self.records)
 
     @property
     def size_bytes(self) -> int:

@@ -55,15 +55,33 @@ async def test_another_process_reads_what_was_written(tmp_path: Path) -> None:
     await other.aclose()
 
 
+async def levels(journal: SqlJournal) -> list[str]:
+    """How a start of an execution, a start and an end of a call, and an end are committed: 2 with a sync, 1 without."""
+    store = journal._store
+    assert isinstance(store, sqlite.SqliteStore)
+    found = []
+    await journal.append(started("warm"))
+    for record in whole("e"):
+        await journal.append(record)
+        assert store._connection is not None
+        found.append({2: "sync", 1: "no"}[store._connection.execute("PRAGMA synchronous").fetchone()[0]])
+        assert store._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    await journal.aclose()
+    return found
+
+
 async def test_records_are_synced_by_default(tmp_path: Path) -> None:
-    for synchronous, level in (("full", 2), ("normal", 1)):
-        journal = SqlJournal(f"sqlite:///{tmp_path}/{synchronous}.db", synchronous=synchronous)  # type: ignore[arg-type]  # one of the two
-        assert await journal._store.step(lambda rows: rows.fetch("PRAGMA synchronous")[0][0]) == level
-        assert await journal._store.step(lambda rows: rows.fetch("PRAGMA journal_mode")[0][0]) == "wal"
-        await journal.aclose()
-    default = at(tmp_path / "full.db")
-    assert await default._store.step(lambda rows: rows.fetch("PRAGMA synchronous")[0][0]) == 2
-    await default.aclose()
+    assert await levels(at(tmp_path / "default.db")) == ["sync"] * 4
+
+
+async def test_what_is_synced_can_be_chosen(tmp_path: Path) -> None:
+    chosen: dict[sqlite.Synchronous, list[str]] = {
+        "full": ["sync"] * 4,
+        "starts": ["sync", "sync", "no", "sync"],
+        "normal": ["no"] * 4,
+    }
+    for synchronous, expected in chosen.items():
+        assert await levels(SqlJournal(f"sqlite:///{tmp_path}/{synchronous}.db", synchronous=synchronous)) == expected
 
 
 async def test_records_that_wait_share_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +220,8 @@ def at_most(pages: int) -> Iterator[None]:
     """Databases that cannot grow beyond so many pages, as on a full disk."""
     original = sqlite._prepare
 
-    def prepare(connection: sqlite3.Connection, synchronous: sqlite.Synchronous, where: str) -> None:
-        original(connection, synchronous, where)
+    def prepare(connection: sqlite3.Connection, where: str) -> None:
+        original(connection, where)
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     with pytest.MonkeyPatch.context() as patch:
