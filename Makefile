@@ -13,7 +13,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo engines test lint types proto proto-check bench build clean
+.PHONY: help demo engines test soak lint types proto proto-check bench build clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ engines: $(INSTALLED) $(GUEST) ## install and start what the tests need: Docker,
 
 test: $(INSTALLED) $(GUEST) ## run the tests (ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(INSTALLED) $(GUEST) ## call tools for a minute, and look for what is left or grows
+	@TOOLEXEC_SOAK_SECONDS=60 $(BIN)/python -m pytest tests/sandbox/test_soak.py $(ARGS)
 
 lint: $(INSTALLED) proto-check ## check style, import layers and generated code
 	@$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from typing import Protocol
 import anyio
 
 from gateway.base import JsonValue
+from gateway.context import ANYBODY, Caller
 from gateway.errors import JournalUnavailable
 from gateway.journal.base import (
     EMPTY,
@@ -20,7 +21,9 @@ from gateway.journal.base import (
     ToolCall,
     arguments_sha256,
 )
+from gateway.notices import NOTHING, CallFeed, Notice
 from gateway.payload import Encoded, RecordedList, recorded
+from gateway.policies.base import Call
 from gateway.site import TapeLog, frame
 from gateway.usage import CallUsage
 
@@ -48,7 +51,7 @@ class Keeper(Protocol):
 
 class CallLog:
     """`before` are calls of an earlier run, which keep their indexes. `on_call` is told of every call when it starts
-    (status None) and when it ends.
+    (status None) and when it ends; `feed` of that and of more.
 
     The journal gets values whole; what is kept here, and told, is bounded.
     """
@@ -58,16 +61,19 @@ class CallLog:
         execution_id: str,
         journal: Keeper,
         on_call: Callable[[ToolCall], None] | None = None,
+        caller: Caller = ANYBODY,
+        feed: CallFeed | None = None,
         *,
-        tenant_id: str = "",
         before: Sequence[ToolCall] = (),
     ) -> None:
         self.execution_id = execution_id
-        self.tenant_id = tenant_id
+        self.tenant_id = caller.tenant_id
         self.journal = journal
         self.calls = list(before)
         self.tape = TapeLog()
         self._on_call = on_call
+        self._caller = caller
+        self._feed = feed or CallFeed()
 
     def open(
         self,
@@ -105,14 +111,31 @@ class CallLog:
         if self._on_call is not None:
             self._on_call(call)
 
+    def happened(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
+        """A policy did something with a call that is under way."""
+        self.notice(kind, self.calls[call.context.call_index], call.usage.attempts, details=details)
+
+    def notice(
+        self,
+        kind: str,
+        call: ToolCall,
+        attempts: int,
+        *,
+        began: bool = True,
+        details: Mapping[str, JsonValue] = NOTHING,
+    ) -> None:
+        if self._feed.wants(kind):
+            self._feed.tell(Notice(kind, call, self.execution_id, self._caller, attempts, began, details))
+
 
 class OpenCall:
     """A call with an index and no end yet: `start`, and unless that raises, one of `finish` and `abandon`."""
 
-    __slots__ = ("_arguments", "_call", "_clock", "_log", "_whole")
+    __slots__ = ("_arguments", "_began", "_call", "_clock", "_log", "_whole")
 
     def __init__(self, log: CallLog, call: ToolCall, arguments: Encoded, *, whole: bool = True) -> None:
         self._log = log
+        self._began = False
         self._clock = time.perf_counter()
         self._arguments: Encoded | None = arguments
         self._whole = whole
@@ -127,8 +150,11 @@ class OpenCall:
         """Once it has ended."""
         return self._log.calls[self._call.index].duration_seconds
 
-    async def start(self, key: str = "") -> None:
-        """Record the start. What the journal raises comes out: such a call must not be made."""
+    async def start(self, key: str = "", *, refused: bool = False) -> None:
+        """Record the start. What the journal raises comes out: such a call must not be made.
+
+        Of a call that is `refused` the feed hears only that.
+        """
         if key:
             self._call = self._log.calls[self._call.index] = replace(self._call, key=key)
         call = self._call
@@ -152,6 +178,9 @@ class OpenCall:
         try:
             await self._log.journal.append(record)
             self._log.tell(call)
+            if not refused:
+                self._began = True
+                self._log.notice("started", call, 0)
         except BaseException as exc:
             await self.abandon(exc)
             raise
@@ -192,6 +221,7 @@ class OpenCall:
                 "of this Exec", f"the end of call {call.index} was not kept in {RECORD_SECONDS:g} s"
             )
         self._log.tell(call)
+        self._log.notice(status, call, call.attempts, began=self._began)
 
     async def abandon(self, reason: BaseException, usage: CallUsage | None = None) -> None:
         """Record that the execution ended first. Never raises: `reason` goes on, with a note if this failed."""

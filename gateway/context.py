@@ -1,8 +1,9 @@
 """What a provider is told of the call that it answers: on whose behalf, for which execution, until when."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from gateway.base import JsonValue
 
@@ -37,12 +38,19 @@ class Progress:
     total: float | None = None
 
 
+CallTool: TypeAlias = Callable[[str, Mapping[str, JsonValue]], Awaitable[JsonValue]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
     """One call, as its provider sees it. `deadline` is in seconds of `time.monotonic()`, None for no deadline.
 
     `call_index` is the position among the execution's calls. Calls of the host itself have an execution of their own.
     `idempotency_key` is the same for calls that are the same, empty where the tool has none.
+
+    `call_tool(id, arguments)` makes another call for the same caller, validated and recorded as part of the execution.
+    It is the host's own: roles and policies hold for it, the execution's list of tools and its budget do not. None
+    where a provider is called without a gateway.
     """
 
     tool_id: str = ""
@@ -52,6 +60,7 @@ class ToolContext:
     idempotency_key: str = ""
     deadline: float | None = None
     on_progress: Callable[[Progress], None] | None = None
+    call_tool: CallTool | None = field(default=None, compare=False, repr=False)
 
     def report(self, message: str = "", *, progress: float | None = None, total: float | None = None) -> None:
         """Tell whoever watches the call how far it is; nobody may be watching. From any thread."""

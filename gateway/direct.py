@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -18,29 +16,33 @@ from gateway.base import (
 )
 from gateway.calls import CallLog, Chunks, Keeper, OpenCall
 from gateway.chain import Time, Took, check_timeout, run_chain
-from gateway.context import ToolContext
+from gateway.context import Progress, ToolContext
 from gateway.discovery import Discovery
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
+    ToolDenied,
     ToolError,
     ToolTimeout,
 )
 from gateway.gate import ExecutionGate
 from gateway.grant import Grant
+from gateway.ids import within
 from gateway.journal.base import CallFinished, CallStatus, ToolCall, arguments_sha256
-from gateway.parallel import Access, run_parallel
-from gateway.past import Asked, Beyond, Past, PastCall
-from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
+from gateway.parallel import Access, check_concurrent, run_parallel
+from gateway.past import INNER, Asked, Beyond, Past, PastCall
+from gateway.payload import Encoded, error_json, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
-from gateway.site import TapeLog, current
+from gateway.site import TapeLog
 from gateway.streaming import Feed, ToolStream
 from gateway.suspension import Suspension
 from gateway.tools.access import access_of
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
+from gateway.tracing import call_span, here, note
+from gateway.way import Way, encoded_for_record, ends_in, shorter, site_of, warnings_of
 
 MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
@@ -54,7 +56,7 @@ class DirectGateway(Discovery):
 
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
     is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
-    its error comes out as it is.
+    its error comes out as it is. With `in_sequence` the calls of a batch are made one after another.
 
     With a `past`, calls that were made before are answered from it. `suspension` ends the execution when a call waits
     for a person; without one nobody can be asked.
@@ -70,19 +72,24 @@ class DirectGateway(Discovery):
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
         *,
+        in_sequence: bool = False,
         past: Past | None = None,
         suspension: Suspension | None = None,
     ) -> None:
         super().__init__(grant, registry, search)
         self.flooded = False
         self._on_flood = on_flood
+        self._in_sequence = in_sequence
         self._pipeline = pipeline
+        self._secrets = pipeline.secrets
+        self._inner = _Inner(self)
         self._past = past
         self._suspension = suspension
         self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
         kept = past.calls if past is not None and past.beyond is Beyond.LIVE else ()
         before = tuple(told(call) for call in kept if call.own)
-        self._log = CallLog(grant.execution_id, journal, on_call, tenant_id=grant.caller.tenant_id, before=before)
+        self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed, before=before)
+        self._span = here()
         self._refused = 0
 
     @property
@@ -117,7 +124,7 @@ class DirectGateway(Discovery):
         try:
             return await run_chain(steps, self.grant, call, Time(timeout_seconds))
         except BudgetExceeded as exc:
-            await self._refuse(_Way("run_chain", _site()), "run_chain", {"steps": len(steps)}, exc)
+            await self._refuse(Way("run_chain", site_of()), "run_chain", {"steps": len(steps)}, exc)
             raise
 
     async def run_parallel(
@@ -128,11 +135,13 @@ class DirectGateway(Discovery):
         timeout_seconds: float | None = None,
     ) -> tuple[CallOutcome, ...]:
         call = functools.partial(self._call, "run_parallel", reserved=True)
+        check_concurrent(max_concurrent)
+        max_concurrent = 1 if self._in_sequence else max_concurrent
         await self._refused_before("run_parallel", {"calls": len(calls)})
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
-            await self._refuse(_Way("run_parallel", _site()), "run_parallel", {"calls": len(calls)}, exc)
+            await self._refuse(Way("run_parallel", site_of()), "run_parallel", {"calls": len(calls)}, exc)
             raise
 
     async def _call(
@@ -148,13 +157,13 @@ class DirectGateway(Discovery):
         position: int | None = None,
         took: Took | None = None,
     ) -> JsonValue:
-        way = _Way(via, _site(position), timeout_seconds, feed, took or Took())
+        way = Way(via, site_of(position), timeout_seconds, feed, took or Took())
         if (found := await self._recorded(way.site, tool_id, arguments)) is not None:
-            return await self._again(way, found, reserved=reserved)
+            return await self._again(way, found, arguments, reserved=reserved)
         if self._suspension is not None:
             await self._suspension.admit()
         try:
-            tool = self._granted(tool_id)
+            tool = await self._granted(tool_id)
             given = encoded_arguments(arguments)
             if flaw is not None:
                 raise flaw
@@ -163,32 +172,32 @@ class DirectGateway(Discovery):
         except ToolError as exc:
             if reserved:
                 self.grant.release(1)
-            await self._refuse(way, tool_id, arguments, exc)
+            await self._refuse(way, tool_id, arguments, self._masked(exc))
             raise
         return await self._run(way, tool, given)
 
-    async def _run(self, way: "_Way", tool: RegisteredTool, given: Encoded) -> JsonValue:
+    async def _run(self, way: Way, tool: RegisteredTool, given: Encoded) -> JsonValue:
         """Make a call that is permitted and paid for."""
+        shown = given if self._secrets is None else self._secrets.encoded(given)
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
-        record = self._log.open(tool.id, given, way.via, _warnings(tool, given), site=way.site, whole=whole)
+        record = self._log.open(tool.id, shown, way.via, warnings_of(tool, given), site=way.site, whole=whole)
         chunks = Chunks(self._log)
         call = self._prepared(way, tool, record.index, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
-        await record.start(call.key)
+        await record.start(call.key if self._secrets is None else self._secrets.text(call.key))
         return await self._make(way, record, call, chunks, flaw)
 
-    async def _make(
-        self, way: "_Way", record: OpenCall, call: Call, chunks: Chunks, flaw: ToolError | None
-    ) -> JsonValue:
+    async def _make(self, way: Way, record: OpenCall, call: Call, chunks: Chunks, flaw: ToolError | None) -> JsonValue:
         """Through its policies to the tool, and its end into the journal."""
         try:
             if flaw is not None:
                 raise flaw
-            with nullcontext() if self._suspension is None else self._suspension.working():
+            working = nullcontext() if self._suspension is None else self._suspension.working()
+            with working, within(call.context), call_span(call, self._span):
                 result = await self._pipeline.run(call)
         except ToolError as exc:
-            error = self._late(exc)
+            error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
             given_so_far = chunks if call.emit is not None else None
             await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
@@ -205,9 +214,17 @@ class DirectGateway(Discovery):
         way.took.seconds = record.duration_seconds
         return result.value
 
+    async def call_inner(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
+        """As `ToolContext.call_tool`."""
+        self._check_open()
+        tool = self._registry.resolve(tool_id)
+        if not self.grant.admits(tool.tool.roles):
+            raise ToolDenied(tool_id)
+        return await self._run(Way(INNER, ""), tool, encoded_arguments(arguments))
+
     async def _refused_before(self, via: str, arguments: JsonValue) -> None:
         """Raises what a whole chain or batch was refused with in an earlier run."""
-        if self._past is not None and self._past.refuses(_site(), via):
+        if self._past is not None and self._past.refuses(site_of(), via):
             await self._call(via, via, arguments, reserved=True)
 
     async def _recorded(self, site: str, tool_id: str, arguments: JsonValue) -> PastCall | None:
@@ -217,9 +234,11 @@ class DirectGateway(Discovery):
         tool = self._registry.find(tool_id)
         names = (tool_id,) if tool is None else (tool_id, tool.id)
         shown = (printable(tool_id, _MAX_ID_TEXT), *names)
-        return await self._past.find(Asked(site, shown, arguments_sha256(_encoded(arguments).value)))
+        return await self._past.find(
+            Asked(site, shown, arguments_sha256(encoded_for_record(arguments, self._secrets).value))
+        )
 
-    async def _again(self, way: "_Way", found: PastCall, *, reserved: bool) -> JsonValue:
+    async def _again(self, way: Way, found: PastCall, arguments: JsonValue, *, reserved: bool) -> JsonValue:
         """Answer a call as it was answered before; make it where that never happened."""
         past, finished = self._past, found.finished
         assert past is not None
@@ -228,7 +247,7 @@ class DirectGateway(Discovery):
         if found.own:
             self._count_again(finished, reserved=reserved)
             if not found.answered and past.beyond is Beyond.LIVE:
-                return await self._make_again(way, found)
+                return await self._make_again(way, found, encoded_arguments(arguments))
         answer = await answer_of(past, found)
         way.took.seconds = answer.duration_seconds
         if way.feed is not None:
@@ -244,20 +263,19 @@ class DirectGateway(Discovery):
         elif not reserved:
             self.grant.used_calls += 1
 
-    async def _make_again(self, way: "_Way", found: PastCall) -> JsonValue:
+    async def _make_again(self, way: Way, found: PastCall, given: Encoded) -> JsonValue:
         """A call that had begun when its host ended, or that waited for a person."""
-        assert self._past is not None
-        given = normalise(json.loads(await self._past.read(found.started.arguments)))
         record = self._log.reopen(found.index, given)
         chunks = Chunks(self._log)
         try:
-            tool = self._granted(found.started.tool_id)
+            tool = await self._granted(found.started.tool_id)
         except ToolError as exc:
             await record.finish(CallStatus.FAILED, error=error_json(exc))
             raise
         call = self._prepared(way, tool, found.index, chunks)
         flaw = self._flaw(call, given)
-        call.context = dataclasses.replace(call.context, idempotency_key=found.started.key)
+        if not call.key:
+            call.context = dataclasses.replace(call.context, idempotency_key=found.started.key)
         if flaw is None and self._gate is not None:
             try:
                 await self._gate.admit_in_doubt(call, found)
@@ -266,20 +284,23 @@ class DirectGateway(Discovery):
         call.usage.decisions.append("begun again after the execution was taken up")
         return await self._make(way, record, call, chunks, flaw)
 
-    def _prepared(self, way: "_Way", tool: RegisteredTool, index: int, chunks: Chunks) -> Call:
+    def _prepared(self, way: Way, tool: RegisteredTool, index: int, chunks: Chunks) -> Call:
         grant, feed = self.grant, way.feed
+        # A call that a tool makes has nobody to wait for: its tool is at work, and would be made again.
+        gate = None if way.via == INNER else self._gate
         context = ToolContext(
             tool_id=tool.id,
             caller=grant.caller,
             execution_id=grant.execution_id,
             call_index=index,
             deadline=grant.deadline,
-            on_progress=None if feed is None else feed.progress,
+            on_progress=None if feed is None else self._progress(feed),
+            call_tool=self._inner,
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
-            deadline = _in(_shorter(way.timeout_seconds, left))
-            return Call(tool=tool, arguments={}, context=context, deadline=deadline, gate=self._gate)
+            deadline = ends_in(shorter(way.timeout_seconds, left))
+            return Call(tool=tool, arguments={}, context=context, deadline=deadline, gate=gate, tell_of=self._told)
 
         async def emit(chunk: Encoded) -> None:
             await chunks.add(chunk.data)
@@ -289,11 +310,16 @@ class DirectGateway(Discovery):
             tool=tool,
             arguments={},
             context=context,
-            deadline=_in(left),
+            deadline=ends_in(left),
             emit=emit,
             wait_seconds=way.timeout_seconds,
-            gate=self._gate,
+            gate=gate,
+            tell_of=self._told,
         )
+
+    def _told(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
+        self._log.happened(call, kind, details)
+        note(kind, details)
 
     def _flaw(self, call: Call, given: Encoded) -> ToolError | None:
         """Fill in arguments and key. What is wrong with them is returned: it fails the call once that is recorded."""
@@ -304,7 +330,7 @@ class DirectGateway(Discovery):
             return exc
         return None
 
-    async def _refuse(self, way: "_Way", tool_id: str, arguments: JsonValue, error: ToolError) -> None:
+    async def _refuse(self, way: Way, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
         """Record a call that is not made."""
         if self._refused >= MAX_REFUSED:
             if not self.flooded and self._on_flood is not None:
@@ -312,9 +338,12 @@ class DirectGateway(Discovery):
             self.flooded = True
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
+        secrets = self._secrets
+        if secrets is not None:
+            tool_id = secrets.text(tool_id)
         shown = printable(tool_id, _MAX_ID_TEXT)
-        call = self._log.open(shown, _encoded(arguments), way.via, site=way.site, whole=False)
-        await call.start()
+        call = self._log.open(shown, encoded_for_record(arguments, secrets), way.via, site=way.site, whole=False)
+        await call.start(refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
         way.took.seconds = call.duration_seconds
 
@@ -327,6 +356,13 @@ class DirectGateway(Discovery):
         except ToolError:
             return None
 
+    def _masked(self, error: ToolError) -> ToolError:
+        return error if self._secrets is None else self._secrets.error(error)
+
+    def _progress(self, feed: Feed) -> Callable[[Progress], None]:
+        secrets = self._secrets
+        return feed.progress if secrets is None else lambda progress: feed.progress(secrets.progress(progress))
+
     def _late(self, error: ToolError) -> ToolError:
         """A tool that was stopped because the execution's time is up did not take too long itself."""
         remaining = self.grant.remaining_seconds()
@@ -336,36 +372,17 @@ class DirectGateway(Discovery):
         return error
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Way:
-    """How a call comes, and how its result goes back."""
+class _Inner:
+    """How a tool calls another; a copy of its context, however deep, has the same."""
 
-    via: str
-    site: str
-    timeout_seconds: float | None = None
-    feed: Feed | None = None
-    took: Took = dataclasses.field(default_factory=Took)
+    __slots__ = ("_gateway",)
 
+    def __init__(self, gateway: DirectGateway) -> None:
+        self._gateway = gateway
 
-def _site(position: int | None = None) -> str:
-    site = current.get()
-    return f"{site}/{position}" if site and position is not None else site
+    async def __call__(self, tool_id: str, arguments: Mapping[str, JsonValue], /) -> JsonValue:
+        return await self._gateway.call_inner(tool_id, arguments)
 
-
-def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:
-    return tuple(f"the argument {name!r} is deprecated" for name in tool.input.deprecated(given.value))
-
-
-def _shorter(one: float | None, other: float | None) -> float | None:
-    return one if other is None else other if one is None else min(one, other)
-
-
-def _in(seconds: float | None) -> float | None:
-    return None if seconds is None else time.monotonic() + seconds
-
-
-def _encoded(arguments: JsonValue) -> Encoded:
-    try:
-        return normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
-    except NotJsonError as exc:
-        return normalise({"malformed": str(exc)})
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Inner":
+        del memo
+        return self

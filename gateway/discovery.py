@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import anyio
+
 from gateway.base import DetailLevel, JsonValue, ToolPage, ToolSummary
 from gateway.errors import DeadlineExceeded, InvalidInput, ToolDenied, ToolNotFound
 from gateway.grant import Grant
@@ -13,7 +15,7 @@ from gateway.tools.search import ToolSearch
 
 MAX_LIMIT = 100
 _MAX_HINTS = 50
-"""Unknown ids of one execution that are answered with the names of similar tools, which takes milliseconds."""
+"""Unknown ids of one execution that resolvers are asked for, and that are answered with the names of similar tools."""
 
 
 class Discovery:
@@ -47,7 +49,7 @@ class Discovery:
         return ToolPage(page.items, page.cursor)
 
     async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        return describe(self._granted(tool_id), level)
+        return describe(await self._granted(tool_id), level)
 
     async def list_namespaces(self) -> tuple[str, ...]:
         self._check_open()
@@ -55,18 +57,28 @@ class Discovery:
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
         check_limit(limit)
-        return examples(self._granted(tool_id), limit)
+        return examples(await self._granted(tool_id), limit)
 
-    def _granted(self, tool_id: str) -> RegisteredTool:
+    async def _granted(self, tool_id: str) -> RegisteredTool:
         """The tool, if this execution may call it now. Names of tools that it may not call are not given away."""
-        tool = self._registry.find(tool_id)
-        if tool is None:
-            raise self._unknown(tool_id)
+        tool = self._registry.find(tool_id) or await self._resolved(tool_id)
         # Whoever may call `crm:lookup` may call the version that this means now.
         self.grant.check(tool.address if self.grant.permits(tool.address) else tool.id)
         if not self.grant.admits(tool.tool.roles):
             raise ToolDenied(tool_id)
         return tool
+
+    async def _resolved(self, tool_id: str) -> RegisteredTool:
+        """What resolvers know by an id that is not registered: only what may be called, and not without end."""
+        if not self.grant.permits(tool_id) or self._hints >= _MAX_HINTS:
+            raise self._unknown(tool_id)
+        self._check_open()
+        with anyio.move_on_after(self.grant.remaining_seconds()):
+            tool = await self._registry.lookup(tool_id)
+            if tool is None:
+                raise self._unknown(tool_id)
+            return tool
+        raise DeadlineExceeded
 
     def _unknown(self, tool_id: str) -> ToolNotFound:
         ToolId.parse(tool_id)

@@ -30,6 +30,10 @@ STALL_SECONDS = 10.0
 again; a guest that does the same as then needs no time to speak of."""
 
 
+INNER = "call_tool"
+"""How calls come that a tool makes."""
+
+
 class Beyond(Enum):
     """What happens to a call that is not in the record."""
 
@@ -116,9 +120,12 @@ class Past:
         self._ends = ends
         self._stall_seconds = stall_seconds
         self._by_site: dict[str, deque[PastCall]] = defaultdict(deque)
-        self._unasked = len(self.calls)
+        for call in self.calls:
+            call.asked = call.started.via == INNER  # those are made by their tool, and not asked for
+        self._unasked = sum(not call.asked for call in self.calls)
         self._all_asked = anyio.Event()
-        self._order = deque(sorted((call for call in self.calls if call.answered), key=lambda call: call.place or 0))
+        answered = [call for call in self.calls if call.answered and not call.asked]
+        self._order = deque(sorted(answered, key=lambda call: call.place or 0))
         for call in self.calls:
             self._by_site[call.started.site].append(call)
         self._count(0)

@@ -2,16 +2,23 @@
 
 import copy
 import dataclasses
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 from gateway.base import JsonValue
+from gateway.errors import ToolError
+from gateway.notices import CallFeed
 from gateway.payload import Encoded
 from gateway.policies.base import NO_POLICIES, SLOTS, Call, Keyed, Policies, Policy, Proceed, Services
 from gateway.runner import Runner
+from gateway.secrets import Secrets
 from gateway.tools.changes import Change
 from gateway.tools.registry import RegisteredTool
+
+MAX_UNREGISTERED = 256
+"""Tools of resolvers whose policies are kept, with what they remember."""
 
 _NOTHING = Encoded(None, b"null")
 
@@ -27,7 +34,8 @@ class _Built(NamedTuple):
 class Pipeline:
     """Makes calls through the policies of their tools. `defaults` are for every tool that chooses none itself.
 
-    `disabled` names slots whose policies are left out for all tools, whatever was chosen.
+    `disabled` names slots whose policies are left out for all tools, whatever was chosen. `feed` hears of the calls.
+    `secrets` are lent to providers, and masked in what they give before any policy sees it.
     """
 
     def __init__(
@@ -37,12 +45,17 @@ class Pipeline:
         *,
         defaults: Policies = NO_POLICIES,
         disabled: frozenset[str] = frozenset(),
+        feed: CallFeed | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self.runner = runner
         self.services = services or Services()
+        self.feed = feed or CallFeed()
+        self.secrets = secrets
         self._defaults = defaults
         self._disabled = disabled
         self._built: dict[str, _Built] = {}
+        runner.registry.admit_with(self._check)
         runner.registry.subscribe(self._changed)
 
     async def run(self, call: Call) -> Encoded:
@@ -54,10 +67,6 @@ class Pipeline:
         policy = self._of(call.tool).policies.get("idempotency")
         if policy is not None and isinstance(policy, Keyed):  # looking at a protocol takes 10 µs; most have no policy
             call.context = dataclasses.replace(call.context, idempotency_key=policy.key(call))
-
-    def check(self, tool: RegisteredTool) -> None:
-        """Build its policies, which its first call would do otherwise. Raises InvalidRequest, MissingExtra."""
-        self._of(tool)
 
     def policies(self, slot: str) -> dict[str, Policy]:
         """By tool id, the policies in use in this slot."""
@@ -71,7 +80,12 @@ class Pipeline:
         found = self._built.get(tool.id)
         if found is None or (found.choice is not tool.tool.policies and found.choice != tool.tool.policies):
             found = self._built[tool.id] = self._build(tool)
+            self._forget()
         return found
+
+    def _check(self, tool: RegisteredTool) -> None:
+        """Refuse a tool whose policies cannot be built. Raises InvalidRequest, MissingExtra."""
+        self._build(tool)
 
     def _build(self, tool: RegisteredTool) -> _Built:
         policies: dict[str, Policy] = {}
@@ -80,6 +94,8 @@ class Pipeline:
             if policy is not None and slot not in self._disabled:
                 policies[slot] = policy
         run: Proceed = self._attempt_with_copy if policies else self._attempt
+        if self.secrets is not None:
+            run = partial(_lending, self.secrets, run)
         for slot in reversed(_order(policies)):
             if slot in policies:
                 run = partial(policies[slot].apply, proceed=run)
@@ -96,11 +112,21 @@ class Pipeline:
         """One attempt, in the tool's own time and the call's."""
         call.usage.attempts += 1
         tool, context = call.tool, call.context
-        if call.emit is None:
-            return await self.runner.call(tool, arguments, context, timeout_seconds=call.remaining_seconds())
-        bound = partial(_wait_seconds, call)
-        await self.runner.stream(tool, arguments, context, call.emit, timeout_seconds=bound)
-        return _NOTHING
+        began = time.perf_counter()
+        try:
+            if call.emit is None:
+                return await self.runner.call(tool, arguments, context, timeout_seconds=call.remaining_seconds())
+            bound = partial(_wait_seconds, call)
+            await self.runner.stream(tool, arguments, context, call.emit, timeout_seconds=bound)
+            return _NOTHING
+        finally:
+            call.usage.tool_seconds += time.perf_counter() - began
+
+    def _forget(self) -> None:
+        """Of the tools that are not registered, which resolvers know, those that were built first."""
+        registry = self.runner.registry
+        if len(self._built) > len(registry) + len(registry.disabled()) + MAX_UNREGISTERED:
+            del self._built[next(tool_id for tool_id in self._built if not registry.knows(tool_id))]
 
     def _changed(self, change: Change) -> None:
         if change.kind == "removed":
@@ -112,6 +138,23 @@ def _order(policies: Mapping[str, Policy]) -> tuple[str, ...]:
     if getattr(policies.get("breaker"), "scope", "call") != "attempt":
         return SLOTS
     return tuple({"breaker": "retry", "retry": "breaker"}.get(slot, slot) for slot in SLOTS)
+
+
+async def _lending(secrets: Secrets, attempt: Proceed, call: Call) -> Encoded:
+    """One attempt with the secrets at hand, and none of them in what comes of it."""
+    emit = call.emit
+    if emit is not None:
+
+        async def masked(chunk: Encoded) -> None:
+            await emit(secrets.encoded(chunk))
+
+        call = dataclasses.replace(call, emit=masked)
+    try:
+        with secrets.lent():
+            result = await attempt(call)
+    except ToolError as exc:
+        raise secrets.error(exc)  # noqa: B904 - the same error
+    return secrets.encoded(result)
 
 
 def _wait_seconds(call: Call) -> float | None:

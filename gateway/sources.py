@@ -11,7 +11,8 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from gateway.errors import Closed, InvalidRequest, InvalidToolId, SandboxError, ToolUnavailable
+from gateway.errors import Closed, InvalidRequest, InvalidToolId, MissingExtra, SandboxError, ToolUnavailable
+from gateway.secrets import masked, trace
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import ToolRegistry
 
@@ -110,7 +111,7 @@ class Sources:
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for error in await self._stop(reversed(added)):
-                    _log.error("a source was removed again, and did not close cleanly", exc_info=error)
+                    _log.error("a source was removed again, and did not close cleanly: %s", trace(error))
             raise
         return tuple(owner.report for owner in added)
 
@@ -148,6 +149,10 @@ class Sources:
             for owner in self._owners.values():
                 asking.start_soon(ask, owner)
         return found
+
+    async def check(self, name: str) -> None:
+        """Return when this source answers, raise what is wrong with it. Raises InvalidRequest for an unknown name."""
+        await self._owner(name).source.health()
 
     async def aclose(self) -> None:
         """Remove every source, the last one first, whatever happens. Raises ExceptionGroup. Idempotent."""
@@ -283,7 +288,7 @@ class _Owner:
         flaws: dict[str, str] = {}
         try:
             self._registry.replace_all(self.source.name, tools)
-        except (InvalidRequest, InvalidToolId):
+        except (InvalidRequest, InvalidToolId, MissingExtra):
             # Without those that are wrong in themselves. If it is another's id that is in the way, this fails again.
             tools, flaws = _fitting(tools)
             self._registry.replace_all(self.source.name, tools)
@@ -315,13 +320,13 @@ def _fitting(tools: Iterable[Tool]) -> tuple[list[Tool], dict[str, str]]:
     for tool in tools:
         try:
             fitting.register(tool)
-        except (InvalidRequest, InvalidToolId) as exc:
+        except (InvalidRequest, InvalidToolId, MissingExtra) as exc:
             flaws[str(tool.id)] = str(exc)
     return [registered.tool for registered in fitting.tools()], flaws
 
 
 def _text(exc: Exception) -> str:
-    return str(exc) if isinstance(exc, SandboxError) else f"{type(exc).__name__}: {exc}"
+    return masked(str(exc) if isinstance(exc, SandboxError) else f"{type(exc).__name__}: {exc}")
 
 
 def _raise_together(failures: list[Exception]) -> None:

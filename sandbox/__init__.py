@@ -23,7 +23,11 @@ from gateway.errors import (
     ToolError,
     ToolUnavailable,
 )
+from gateway.events import CallEvent
+from gateway.health import HealthStatus, HealthSummary, SourceHealth, ToolHealth
 from gateway.policies.base import Policies
+from gateway.secrets import SecretRef
+from gateway.selection import Decision, ToolGroup
 from gateway.sources import Offer, SourceReport, ToolSource
 from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
@@ -41,17 +45,21 @@ __all__ = [
     "AsyncExec",
     "BackendUnavailable",
     "Busy",
+    "CallEvent",
     "CallOutcome",
     "Caller",
     "Capabilities",
     "ChainResult",
     "ChainStep",
     "Closed",
+    "Decision",
     "Event",
     "Exec",
     "ExecutionFailed",
     "ExecutionResult",
     "GuestError",
+    "HealthStatus",
+    "HealthSummary",
     "InvalidRequest",
     "Limits",
     "MissingExtra",
@@ -67,7 +75,9 @@ __all__ = [
     "ReplayReport",
     "SandboxError",
     "SandboxLost",
+    "SecretRef",
     "Session",
+    "SourceHealth",
     "SourceReport",
     "Tool",
     "ToolCall",
@@ -75,6 +85,8 @@ __all__ = [
     "ToolError",
     "ToolEvent",
     "ToolExample",
+    "ToolGroup",
+    "ToolHealth",
     "ToolId",
     "ToolPage",
     "ToolSource",

@@ -131,7 +131,7 @@ def _tool(found: Any, where: str) -> Tool:
 
 def _named(found: Any, name: str, namespace: str = "") -> Tool:
     tool = _tool(found, name)
-    return replace(tool, id=ToolId(name, namespace, tool.id.version if namespace else ""))
+    return replace(tool, id=ToolId(name, namespace, tool.id.version))
 
 
 def empty_folder(path: Path) -> Path:

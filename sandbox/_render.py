@@ -13,6 +13,7 @@ from typing import Any, TextIO, TypeVar
 from rich.console import Console
 from rich.text import Text
 
+from gateway.health import HealthStatus, HealthSummary
 from gateway.journal.base import CallStatus, ToolCall
 from runtimes.base import Capabilities
 from sandbox.profile import PROFILES
@@ -28,6 +29,13 @@ BAR_WIDTH = 32
 MAX_VALUE_CHARS = 2000
 
 STYLES = {CallStatus.COMPLETED: "green", CallStatus.FAILED: "red", CallStatus.REFUSED: "yellow"}
+
+HEALTH_STYLES = {
+    HealthStatus.HEALTHY: "green",
+    HealthStatus.DEGRADED: "yellow",
+    HealthStatus.UNHEALTHY: "red",
+    HealthStatus.UNKNOWN: "dim",
+}
 
 
 class Screen:
@@ -169,6 +177,19 @@ def _details(details: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[t
             yield from _details(fact.items(), prefix)
         elif fact or fact == 0:
             yield name, str(fact).replace("\t", " ")
+
+
+def show_health(found: HealthSummary) -> None:
+    """One line for each tool and source: what it is, how it is, how long it took to say so, and what is wrong."""
+    console = Console(highlight=False, soft_wrap=True)
+    rows = [(one.tool_id, one.status, one.latency_seconds, one.message) for one in found.tools]
+    rows += [(f"source {one.name}", one.status, one.latency_seconds, one.message) for one in found.sources]
+    width = max((len(visible(name)) for name, *_ in rows), default=0)
+    for name, status, seconds, message in rows:
+        shown = f"  {milliseconds(seconds):>10}  {visible(message)}".rstrip()
+        console.print(Text.assemble(f"{visible(name):<{width}}  ", (f"{status:<9}", HEALTH_STYLES[status]), shown))
+    disabled = f", {found.disabled} disabled" if found.disabled else ""
+    console.print(Text.assemble(f"{found.total} tools{disabled}: ", (str(found.status), HEALTH_STYLES[found.status])))
 
 
 def milliseconds(seconds: float) -> str:

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from gateway.base import DetailLevel, ToolSummary
 from gateway.errors import InvalidRequest
+from gateway.health import HealthStatus, HealthSummary
 from gateway.tools.docs import LEVELS
 from sandbox._exit import ExitCode, complete
 from sandbox._options import read_code, tools_at
-from sandbox._render import Screen, visible
+from sandbox._render import Screen, as_json, show_health, visible
 from sandbox.exec import AsyncExec
 
 Answer = TypeVar("Answer")
@@ -135,6 +136,21 @@ def call(
         _print(result)
     elif result.kind == "error":
         raise typer.Exit(ExitCode.RAISED)
+
+
+@app.command()
+def health(*, tools: TOOLS, json_output: JSON = False) -> None:
+    """How the tools are: healthy, degraded, unhealthy or unknown. Exits with 1 if one is unhealthy."""
+
+    async def ask(host: AsyncExec) -> HealthSummary:
+        return await host.health()
+
+    found = _ask(tools, ask, json_output=json_output)
+    if json_output:
+        _print(as_json(found))
+    else:
+        show_health(found)
+    raise typer.Exit(ExitCode.RAISED if found.status is HealthStatus.UNHEALTHY else ExitCode.COMPLETED)
 
 
 def _arguments(text: str) -> dict[str, Any]:

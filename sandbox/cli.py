@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from runtimes.base import Capabilities
-from sandbox import _approvals, _image, _journal, _rerun, _tools
+from sandbox import _approvals, _image, _journal, _mcp, _rerun, _tools
 from sandbox._exit import ExitCode, complete, exit_code
 from sandbox._options import (
     empty_folder,
@@ -24,6 +24,7 @@ from sandbox._options import (
 )
 from sandbox._render import Screen, as_json
 from sandbox.exec import AsyncExec
+from sandbox.logs import configure_logs
 from sandbox.profile import PROFILES
 from sandbox.result import ExecutionResult
 
@@ -51,6 +52,7 @@ app.add_typer(_tools.app, name="tools")
 _rerun.add_to(_journal.app)
 app.add_typer(_journal.app, name="journal")
 app.add_typer(_approvals.app, name="approvals")
+app.command("mcp")(_mcp.mcp)
 
 
 def main() -> None:
@@ -87,6 +89,10 @@ def run(
     ] = None,
     allow_unsafe: Annotated[bool, typer.Option("--allow-unsafe", help="Permit backends that do not isolate.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Look for errors of type first; if any, do not run.")] = False,
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="FORM", envvar="TOOLEXEC_LOG", help="Log to standard error: json or text. [default: no]"),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")] = False,
 ) -> NoReturn:
     """Run the snippet in FILE, or on standard input for `-`.
@@ -96,6 +102,8 @@ def run(
     screen = Screen(quiet=json_output)
 
     async def execute() -> ExecutionResult:
+        if log is not None:
+            configure_logs(log)
         code, folder = read_code(file), None if out is None else empty_folder(out)
         async with AsyncExec(allow_unsafe=allow_unsafe or None) as exec:
             exec.register(*(tool for where in tools or () for tool in tools_at(where)))

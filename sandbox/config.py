@@ -18,6 +18,7 @@ from gateway.errors import InvalidRequest
 from gateway.journal.opening import MEMORY
 from runtimes.limits import DEFAULT_LIMITS, Limits
 from sandbox.profile import profile_named
+from sandbox.tool_settings import OriginalNames, ToolSettings
 
 
 class Settings(BaseSettings):
@@ -33,6 +34,8 @@ class Settings(BaseSettings):
     journal           where records are kept: `sqlite:///FILE`, `postgresql://USER@HOST/DATABASE` or `memory` (default)
     store             where policies keep what processes share: `memory`, or a URL with redis://, postgresql:// or sqlite:///
     backend_options   options of single backends, by kind: `{"docker": {"image": "…"}}`; each backend says what it takes
+    metrics           whether calls and executions are counted for Prometheus (default no)
+    tools             policies around tools: see `ToolSettings`
     """
 
     model_config = SettingsConfigDict(
@@ -54,6 +57,8 @@ class Settings(BaseSettings):
     journal: SecretStr = SecretStr(MEMORY)
     store: SecretStr = SecretStr("memory")
     backend_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    metrics: bool = False
+    tools: ToolSettings = Field(default_factory=ToolSettings)
 
     @field_validator("profile")
     @classmethod
@@ -80,7 +85,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings  # not ours to read
-        return init_settings, TomlConfigSettingsSource(settings_cls), env_settings
+        return init_settings, TomlConfigSettingsSource(settings_cls), env_settings, OriginalNames(settings_cls)
 
 
 def load_settings(**arguments: Any) -> Settings:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,30 +14,43 @@ from gateway.context import ANYBODY, Caller
 from gateway.errors import Closed, InvalidRequest
 from gateway.journal.base import Journal
 from gateway.journal.opening import open_journal
-from gateway.policies.base import Services
+from gateway.notices import CallFeed
+from gateway.pipeline import Pipeline
+from gateway.policies.base import NO_POLICIES, Policies, Services
 from gateway.policies.store import Store, open_store
+from gateway.providers.secret import Secret
+from gateway.runner import Runner
+from gateway.secrets import Secrets, trace
 from gateway.sources import SourceReport, Sources, ToolSource
 from gateway.tools.registry import ToolRegistry
+from gateway.tools.resolvers import ToolResolver
 from gateway.tools.search import ToolSearch
+from gateway.tools.versions import VersionSelector
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
-from sandbox.assemble import Observer
 from sandbox.controls import Controls
 from sandbox.durable import Durable, OnApproval
 from sandbox.history import History, checked_resume
+from sandbox.learnt import keep, recall
+from sandbox.logs import be_silent
+from sandbox.observed import Observed, make_metrics
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
+from sandbox.running import Running
 from sandbox.runtime import Runtime, installed_backends
 from sandbox.toolbox import Toolbox
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from gateway.tools.semantic import Embedder  # its module is for who has one
 
+be_silent()
 _log = logging.getLogger(__name__)
 
 
-class AsyncExec(Toolbox, Controls, History):
+class AsyncExec(Toolbox, Controls, Observed, History):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -52,6 +64,8 @@ class AsyncExec(Toolbox, Controls, History):
     workers             worker processes a backend may keep (default one per core)
     pool_size           warm sandboxes a backend keeps (default its own choice)
     pool_idle_seconds   how long it keeps them when nobody wants one (default 600)
+    secrets             what tools may name by `SecretRef`: texts, or functions that give them, by name; masked in every
+                        record, result and error of a call
     journal             where records are kept: a journal, or a URL such as `sqlite:///journal.db` (default in memory)
     resume              "auto" takes executions up at the start that a crash of their host cut off (default by hand)
     on_approval         asked about each call that waits for a person (default nobody: `approvals` lists them)
@@ -59,8 +73,13 @@ class AsyncExec(Toolbox, Controls, History):
                         they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
     alpha               how much words count beside meaning, 0 to 1 (default 0.5)
+    resolvers           know tools that are not registered, by id (default none); see gateway/tools/resolvers.py
+    selector            chooses which version of a tool answers to its id without version (default the newest)
     backends            backend classes by kind (default the installed ones)
     backend_options     options of single backends by kind, such as `{"docker": {"image": "…"}}`
+    tool_policies       policies of tools that choose none themselves; before what settings say
+    tool_settings       fields of `ToolSettings`, such as `{"retry_enabled": True}`
+    metrics             a `CollectorRegistry` of prometheus-client, or True for one of its own (default no metrics)
 
     Raises InvalidRequest when one of them is wrong.
     """
@@ -75,14 +94,20 @@ class AsyncExec(Toolbox, Controls, History):
         workers: int | None = None,
         pool_size: int | None = None,
         pool_idle_seconds: float | None = None,
+        secrets: Mapping[str, Secret] | None = None,
         journal: Journal | str | None = None,
         resume: Literal["auto"] | None = None,
         on_approval: OnApproval | None = None,
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
+        resolvers: Iterable[ToolResolver] = (),
+        selector: VersionSelector | None = None,
         backends: Mapping[str, type[Backend]] | None = None,
         backend_options: Mapping[str, Mapping[str, Any]] | None = None,
+        tool_policies: Policies = NO_POLICIES,
+        tool_settings: Mapping[str, Any] | None = None,
+        metrics: "CollectorRegistry | bool | None" = None,
     ) -> None:
         from sandbox.config import load_settings  # noqa: PLC0415 - a sixth of our import time, and only needed here
 
@@ -96,28 +121,49 @@ class AsyncExec(Toolbox, Controls, History):
             pool_idle_seconds=pool_idle_seconds,
             journal=journal if isinstance(journal, str) else None,
             backend_options=backend_options,
+            metrics=metrics if metrics is None or isinstance(metrics, bool) else True,
             store=store if isinstance(store, str) else None,
+            tools=tool_settings,
         )
-        registry = ToolRegistry()
+        wanted = self._settings.tools
+        registry = ToolRegistry(resolvers=resolvers, selector=selector)
         search = ToolSearch(registry, embedder=embedder, alpha=alpha)
         if journal is None or isinstance(journal, str):
             journal = open_journal(self._settings.journal.get_secret_value())
         self._journal: Journal = journal
         self._store = _store(store, self._settings.store.get_secret_value())
-        self._runtime = Runtime(
-            self._settings,
-            search,
-            self._journal,
-            installed_backends() if backends is None else backends,
+        pipeline = Pipeline(
+            Runner(registry),
             Services(store=self._store),
+            defaults=wanted.defaults(tool_policies),
+            disabled=wanted.disabled(),
+            feed=CallFeed(),
+            secrets=Secrets(secrets) if secrets else None,
         )
+        counted = make_metrics(pipeline, metrics) if self._settings.metrics else None
+        classes = installed_backends() if backends is None else backends
+        self._runtime = Runtime(self._settings, search, self._journal, classes, pipeline, counted)
         self._durable = Durable(self._journal, registry, self._runtime, on_approval)
         self._resumes = checked_resume(resume)
-        super().__init__(registry, self._runtime.gateway, self._runtime.pipeline)
+        Toolbox.__init__(self, registry, self._runtime.gateway, pipeline)
+        Observed.__init__(self, pipeline, counted)
+        self.selection.enabled, self.selection.epsilon = wanted.bandit_enabled, wanted.bandit_epsilon
+        self.selection.blocked = self._health.is_unhealthy
+        self.selection.on_decision = None if counted is None else counted.selection
+        self._recalled = False
         self._service: asyncio.Task[None] | None = None
         self._started: asyncio.Future[TaskGroup] | None = None
         self._opening = anyio.Lock()
-        self._sources: Sources | None = None
+
+    @property
+    def default_profile(self) -> str:
+        """What executions ask for unless they say otherwise."""
+        return self._settings.profile
+
+    @property
+    def default_limits(self) -> Limits:
+        """What executions are held to where they ask for nothing else."""
+        return self._settings.default_limits
 
     @property
     def journal(self) -> Journal:
@@ -198,7 +244,7 @@ class AsyncExec(Toolbox, Controls, History):
             files=files,
         )
         tasks = await self._open()
-        running = _Running()
+        running = Running()
         tasks.start_soon(running.run, partial(self._runtime.execute, request))
         try:
             async for event in running.events:
@@ -213,7 +259,8 @@ class AsyncExec(Toolbox, Controls, History):
         When one fails, those before it are removed again. Raises InvalidRequest when a name is taken, ToolUnavailable
         when one does not answer in time, and what else a source raises as it opens.
         """
-        return await (await self._connected()).add(*sources)
+        with self._lending():
+            return await (await self._connected()).add(*sources)
 
     async def disconnect(self, name: str) -> None:
         """Take the tools of a source away and close it. Raises InvalidRequest, ExceptionGroup when closing failed."""
@@ -221,7 +268,8 @@ class AsyncExec(Toolbox, Controls, History):
 
     async def refresh(self, name: str | None = None) -> tuple[SourceReport, ...]:
         """Ask one source, or all, what they offer now; one that fails keeps its tools, and its report says why."""
-        return await (await self._connected()).refresh(name)
+        with self._lending():
+            return await (await self._connected()).refresh(name)
 
     async def sources(self) -> tuple[SourceReport, ...]:
         """What each connected source has brought, and what went wrong last."""
@@ -229,7 +277,8 @@ class AsyncExec(Toolbox, Controls, History):
 
     async def check_sources(self) -> dict[str, str]:
         """What is wrong with each connected source now, by its name; empty when nothing is."""
-        return await (await self._connected()).health()
+        with self._lending():
+            return await (await self._connected()).health()
 
     async def probe(self) -> dict[str, Capabilities]:
         """What each backend can do on this host, found out anew."""
@@ -248,17 +297,24 @@ class AsyncExec(Toolbox, Controls, History):
             return
         self._closed = True
         if self._sources is not None:
-            await _quietly(self._sources.aclose())
+            with self._lending():
+                await _quietly(self._sources.aclose())
         if self._service is not None:
             self._service.cancel()
             await asyncio.wait([self._service])
             self._service = None
-        await self._close_tools()
+        with self._lending():
+            await self._close_tools()
+        await self._close_observed()
         await self._journal.aclose()
+        if self._recalled:
+            await keep(self.selection, self._store, self._settings.tools.bandit_redis_key)
         await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         await self._open()
+        if (key := self._settings.tools.bandit_redis_key) and not self._recalled:
+            self._recalled = await recall(self.selection, self._store, key)
         return self
 
     async def __aexit__(
@@ -313,8 +369,8 @@ class AsyncExec(Toolbox, Controls, History):
 async def _quietly(closing: Awaitable[None]) -> None:
     try:
         await closing
-    except ExceptionGroup:
-        _log.exception("a source did not close cleanly")
+    except ExceptionGroup as exc:
+        _log.error("a source did not close cleanly: %s", trace(exc))
 
 
 def _store(given: Store | str | None, url: str) -> Store:
@@ -334,33 +390,3 @@ def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]"
 
 def _ignore(event: Event) -> None:
     """Nobody watches: the result has it all."""
-
-
-class _Running:
-    """An execution in the background, and its events. Its limits bound how many can pile up."""
-
-    def __init__(self) -> None:
-        self._send, self.events = anyio.create_memory_object_stream[Event](math.inf)
-        self._scope, self._ended = anyio.CancelScope(), anyio.Event()
-        self._failure: BaseException | None = None
-
-    async def run(self, execute: Callable[[Observer], Awaitable[ExecutionResult]]) -> None:
-        with self._scope, self._send:
-            try:
-                self._send.send_nowait(Event("finished", result=await execute(self._send.send_nowait)))
-            except Exception as error:  # noqa: BLE001 - raised by `check`, to whoever reads
-                self._failure = error
-            finally:
-                self._ended.set()
-
-    def check(self) -> None:
-        """Raise what `execute` raised."""
-        if self._failure is not None:
-            raise self._failure
-
-    async def aclose(self) -> None:
-        """End the execution and wait until nothing of it is left."""
-        self._scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._ended.wait()
-        self.events.close()  # not before: what the guest still says goes to nobody, and must not fail

@@ -1,11 +1,11 @@
 """What the journal is told of an execution: how it starts, and how it ends."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version as installed_version
+from secrets import token_hex
 from typing import Any
 
 from gateway.base import JsonValue
@@ -13,6 +13,7 @@ from gateway.context import ANYBODY, Caller
 from gateway.errors import SandboxError
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted
 from gateway.payload import MAX_ERROR_TEXT, MAX_RECORDED_BYTES, encode, printable, recorded
+from gateway.secrets import Secrets
 from runtimes.base import Capabilities
 from sandbox.policy import Decision
 from sandbox.request import Request
@@ -21,57 +22,62 @@ from sandbox.result import ExecutionResult
 SEED_BYTES = 32
 
 
-def started(execution_id: str, request: Request, decision: Decision, found: Capabilities) -> ExecutionStarted:
+def started(
+    execution_id: str, request: Request, decision: Decision, found: Capabilities, secrets: Secrets | None
+) -> ExecutionStarted:
     return ExecutionStarted(
         execution_id=execution_id,
         tenant_id=request.caller.tenant_id,
         at=datetime.now(UTC),
-        code=Blob.of_text(request.code),
+        code=_text(request.code, secrets),
         language=request.language,
         profile=request.profile.name,
         backend=decision.backend,
         limits={str(name): bound for name, bound in decision.limits.asked().items()},
         enforced=tuple(sorted(decision.enforced)),
         allowed_tools=None if request.allowed_tools is None else tuple(sorted(request.allowed_tools)),
-        caller=caller_json(request.caller),
-        env=Blob.of_json(dict(request.env)),
-        files={path: Blob.of(data) for path, data in request.files.items()},
+        caller=_json(caller_json(request.caller), secrets),
+        env=Blob.of_json(_json(dict(request.env), secrets)),
+        files={_words(path, secrets): _bytes(data, secrets) for path, data in request.files.items()},
         environment=environment(found),
-        seed=secrets.token_hex(SEED_BYTES),
+        seed=token_hex(SEED_BYTES),
     )
 
 
-def ended(result: ExecutionResult, request: Request) -> ExecutionFinished:
+def ended(result: ExecutionResult, request: Request, secrets: Secrets | None) -> ExecutionFinished:
     return ExecutionFinished(
         execution_id=result.execution_id,
         tenant_id=request.caller.tenant_id,
         at=datetime.now(UTC),
         outcome=result.outcome,
         duration_seconds=result.duration_seconds,
-        value=Blob.of_json(result.value) if result.ok else None,
+        value=Blob.of_json(_json(result.value, secrets)) if result.ok else None,
         value_is_repr=result.value_is_repr,
-        error=None if result.error is None else asdict(result.error),
+        error=None if result.error is None else _json(asdict(result.error), secrets),
         limit=str(result.limit or ""),
         exit_code=result.exit_code,
-        stdout=Blob.of_text(result.stdout),
-        stderr=Blob.of_text(result.stderr),
+        stdout=_text(result.stdout, secrets),
+        stderr=_text(result.stderr, secrets),
         truncated=tuple(sorted(result.truncated)),
-        artifacts={artifact.path: Blob.of(artifact.data) for artifact in result.artifacts},
+        artifacts={_words(one.path, secrets): _bytes(one.data, secrets) for one in result.artifacts},
         usage={name: used for name, used in asdict(result.usage).items() if used is not None},
-        evidence=_bounded(result.evidence),
+        evidence=_json(_bounded(result.evidence), secrets),
     )
 
 
-def cut_off(execution_id: str, request: Request, error: BaseException, duration_seconds: float) -> ExecutionFinished:
+def cut_off(
+    execution_id: str, request: Request, error: BaseException, duration_seconds: float, secrets: Secrets | None
+) -> ExecutionFinished:
     """The end of an execution that failed on the host's side, or was cancelled."""
     failed = isinstance(error, SandboxError)
+    message = printable(_words(str(error), secrets), MAX_ERROR_TEXT)
     return ExecutionFinished(
         execution_id=execution_id,
         tenant_id=request.caller.tenant_id,
         at=datetime.now(UTC),
         outcome=error.code if isinstance(error, SandboxError) else "cancelled",
         duration_seconds=duration_seconds,
-        error={"type": type(error).__name__, "message": printable(str(error), MAX_ERROR_TEXT)} if failed else None,
+        error={"type": type(error).__name__, "message": message} if failed else None,
     )
 
 
@@ -100,6 +106,27 @@ def _bounded(facts: Mapping[str, Any]) -> dict[str, JsonValue]:
     data = encode(dict(facts))
     kept: dict[str, JsonValue] = recorded(data)
     return dict(facts) if len(data) <= MAX_RECORDED_BYTES else kept
+
+
+def _words(text: str, secrets: Secrets | None) -> str:
+    """The same without secrets, as is all below: records are read by more people than may know them."""
+    return text if secrets is None else secrets.text(text)
+
+
+def _text(text: str, secrets: Secrets | None) -> Blob:
+    return Blob.of_text(_words(text, secrets))
+
+
+def _bytes(data: bytes, secrets: Secrets | None) -> Blob:
+    """Of data that is no text there is no telling."""
+    try:
+        return Blob.of(data) if secrets is None else _text(data.decode(), secrets)
+    except UnicodeDecodeError:
+        return Blob.of(data)
+
+
+def _json(value: Any, secrets: Secrets | None) -> Any:
+    return value if secrets is None else secrets.value(value)
 
 
 @lru_cache(maxsize=1)

@@ -7,10 +7,11 @@ from typing import Any, Literal, TypeAlias
 from gateway.errors import ExecutionFailed
 from gateway.frames import GuestError, StreamName
 from gateway.journal.base import ToolCall
+from gateway.usage import UsageTotals
 from runtimes.base import Outcome, Usage
 from runtimes.limits import LimitName, Limits
 
-__all__ = ["Artifact", "Event", "ExecutionResult", "GuestError", "Outcome", "ToolCall"]
+__all__ = ["Artifact", "Event", "ExecutionResult", "GuestError", "Outcome", "ToolCall", "UsageTotals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class ExecutionResult:
     def ok(self) -> bool:
         """Whether the snippet ran to its end."""
         return self.outcome is Outcome.COMPLETED or (self.outcome is Outcome.EXITED and self.exit_code == 0)
+
+    @property
+    def tool_usage(self) -> UsageTotals:
+        """What its tool calls cost together."""
+        return UsageTotals.of(call.usage for call in self.tool_calls)
 
     def raise_for_outcome(self) -> None:
         """Raise ExecutionFailed, which has this result, unless `ok`."""

@@ -22,8 +22,6 @@ from gateway.grant import Grant
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
 from gateway.past import Beyond, Past
 from gateway.pipeline import Pipeline
-from gateway.policies.base import Services
-from gateway.runner import Runner
 from gateway.server import GatewayServer
 from gateway.suspension import Suspension
 from gateway.tools.access import stubs_for
@@ -40,8 +38,10 @@ from sandbox.policy import Decision, Wanted, by_preference, decide
 from sandbox.recorded import cut_off, ended, started
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
+from sandbox.watched import watched
 
 if TYPE_CHECKING:
+    from gateway.metrics import Metrics
     from runtimes.check import Diagnostic
     from sandbox.config import Settings  # imported by whoever makes one: see sandbox/exec.py
 
@@ -73,7 +73,8 @@ class Runtime:
         tools: ToolSearch,
         journal: Journal,
         backends: Mapping[str, BackendClass],
-        services: Services | None = None,
+        pipeline: Pipeline,
+        metrics: "Metrics | None" = None,
     ) -> None:
         if unknown := ", ".join(sorted(set(settings.backend_options) - set(backends))):
             raise InvalidRequest(f"backend_options for {unknown}; there are {', '.join(sorted(backends))}")
@@ -82,7 +83,10 @@ class Runtime:
         self._journal = journal
         self._classes = backends
         self._search = tools
-        self.pipeline = Pipeline(Runner(tools.registry), services)
+        self.pipeline = pipeline
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.follow_pools(lambda: [(pool.backend, pool.claims, pool.hits) for pool in self.pool_metrics()])
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
@@ -142,6 +146,7 @@ class Runtime:
             on_flood,
             past=past,
             suspension=suspension,
+            in_sequence=not self._settings.tools.parallel_enabled,
         )
 
     async def execute(self, request: Request, observe: Observer, run: Run | None = None) -> ExecutionResult:
@@ -165,21 +170,28 @@ class Runtime:
 
     async def _execute(self, request: Request, observe: Observer, run: Run | None) -> ExecutionResult:
         decision = await self._decide(request)
+        run = run or Run.first(self._start_of(uuid4().hex, request, decision), self._journal)
+        with watched(run.execution_id, request, decision.backend, self._metrics) as watch:
+            result = await self._run(run, request, decision, observe)
+            watch.result = result
+        return result
+
+    async def _run(self, run: Run, request: Request, decision: Decision, observe: Observer) -> ExecutionResult:
         if request.check and (flaws := await self._check(request)):
             return await self._turn_down(uuid4().hex, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
         begun = time.perf_counter()
-        run = run or Run.first(self._start_of(uuid4().hex, request, decision), self._journal)
         try:
             await run.keeper.append(run.started)
             observe(Event("started", execution_id=run.execution_id, backend=decision.backend))
             result, tape = await self._supervise(run, request, decision, claimed, observe)
         except BaseException as error:
             await end(claimed.sandbox, claimed.attachment)
-            record = cut_off(run.execution_id, request, error, time.perf_counter() - begun)
+            record = cut_off(run.execution_id, request, error, time.perf_counter() - begun, self.pipeline.secrets)
             await self._record_cut_off(run.keeper, record, error)
             raise
-        await self._record_end(run.keeper, replace(ended(result, request), tape=Blob.of(tape)))
+        record = ended(result, request, self.pipeline.secrets)
+        await self._record_end(run.keeper, replace(record, tape=Blob.of(tape)))
         return result
 
     async def start(self, request: Request, mode: Mode, parent: str, seed: str | None) -> ExecutionStarted:
@@ -194,7 +206,7 @@ class Runtime:
         return replace(record, mode=mode, parent=parent, seed=seed or record.seed)
 
     def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
-        return started(execution_id, request, decision, self._capabilities[decision.backend])
+        return started(execution_id, request, decision, self._capabilities[decision.backend], self.pipeline.secrets)
 
     async def _supervise(
         self, run: Run, request: Request, decision: Decision, claimed: Claimed, observe: Observer
@@ -251,7 +263,7 @@ class Runtime:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)
         await self._journal.append(self._start_of(execution_id, request, decision))
-        await self._record_end(self._journal, ended(result, request))
+        await self._record_end(self._journal, ended(result, request, self.pipeline.secrets))
         return result
 
     async def _decide(self, request: Request) -> Decision:

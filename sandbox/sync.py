@@ -1,7 +1,7 @@
 """`Exec`: `AsyncExec` for callers without an event loop. One thread runs one loop; every method passes through."""
 
 import atexit
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial, wraps
 from types import TracebackType
@@ -10,9 +10,12 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from gateway.errors import Closed
+from gateway.events import MAX_BEHIND, Listener, Subscription
 from gateway.providers.function import ToolOptions
+from gateway.selection import Selection, ToolGroup
 from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
+from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
 from sandbox.result import ExecutionResult
 from sandbox.session import Session
@@ -105,6 +108,14 @@ class Exec:
     def registry(self) -> ToolRegistry:
         return self._exec.registry
 
+    @property
+    def default_profile(self) -> str:
+        return self._exec.default_profile
+
+    @property
+    def default_limits(self) -> Limits:
+        return self._exec.default_limits
+
     @overload
     def tool(self, function: Function, /) -> Function: ...
 
@@ -119,6 +130,15 @@ class Exec:
 
     def unregister(self, *tool_ids: str) -> None:
         self._exec.unregister(*tool_ids)
+
+    @property
+    def selection(self) -> Selection:
+        return self._exec.selection
+
+    def register_group(
+        self, group: ToolGroup, *, description: str = "", input_schema: Mapping[str, Any] | None = None
+    ) -> None:
+        self._exec.register_group(group, description=description, input_schema=input_schema)
 
     execute_code = _awaited(AsyncExec.execute_code)
     stream_code = _iterated(AsyncExec.stream_code)
@@ -138,6 +158,9 @@ class Exec:
     stream_tool = _iterated(AsyncExec.stream_tool)
     run_chain = _awaited(AsyncExec.run_chain)
     run_parallel = _awaited(AsyncExec.run_parallel)
+    select_tool = _awaited(AsyncExec.select_tool)
+    record_feedback = _awaited(AsyncExec.record_feedback)
+    run_selected = _awaited(AsyncExec.run_selected)
     search_tools = _awaited(AsyncExec.search_tools)
     list_tools = _awaited(AsyncExec.list_tools)
     describe_tool = _awaited(AsyncExec.describe_tool)
@@ -160,6 +183,15 @@ class Exec:
     check_sources = _awaited(AsyncExec.check_sources)
     probe = _awaited(AsyncExec.probe)
     pool_metrics = _awaited(AsyncExec.pool_metrics)
+    events = _iterated(AsyncExec.events)
+    health = _awaited(AsyncExec.health)
+    tool_health = _awaited(AsyncExec.tool_health)
+
+    def observe(self, listener: Listener, *, max_behind: int = MAX_BEHIND) -> Subscription:
+        return self._exec.observe(listener, max_behind=max_behind)
+
+    def metrics_text(self) -> str:
+        return self._exec.metrics_text()
 
     def close(self) -> None:
         atexit.unregister(self.close)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 from uuid import uuid4
@@ -21,12 +22,17 @@ from gateway.base import (
     ToolSummary,
 )
 from gateway.context import ANYBODY, Caller
-from gateway.errors import Closed, InvalidRequest, SandboxError
+from gateway.correction import Correct, run_corrected
+from gateway.errors import Closed, InvalidRequest
 from gateway.grant import Grant
 from gateway.pipeline import Pipeline
 from gateway.policies.base import CircuitState, HasCircuits
 from gateway.providers.base import Provider
 from gateway.providers.function import ToolOptions, function_tool
+from gateway.secrets import trace
+from gateway.selection import Decision, Selection, ToolGroup
+from gateway.selection.provider import group_tool
+from gateway.selection.selection import context_of
 from gateway.tools.access import permits, stubs_for
 from gateway.tools.export import Exported, ExportFormat, export
 from gateway.tools.model import Tool
@@ -62,6 +68,8 @@ class Toolbox:
         """The tools: to remove, enable, disable and watch them."""
         self._open_gateway = gateway
         self._pipeline = pipeline
+        self.selection = Selection(pipeline)
+        """What groups of tools have learnt: statistics, the best tool, saving and loading."""
         self._closed = False
 
     @overload
@@ -85,12 +93,6 @@ class Toolbox:
     def register(self, *tools: Tool) -> None:
         """Add tools, all or none. Raise InvalidToolId, InvalidRequest: also for policies that do not fit their tool."""
         self.registry.register_all(tools)
-        try:
-            for tool in tools:
-                self._pipeline.check(self.registry.resolve(str(tool.id)))
-        except SandboxError:
-            self.unregister(*(str(tool.id) for tool in tools))
-            raise
 
     def unregister(self, *tool_ids: str) -> None:
         """Remove tools; calls under way go on. Raise InvalidToolId or ToolNotFound."""
@@ -104,9 +106,70 @@ class Toolbox:
         *,
         caller: Caller = ANYBODY,
         timeout_seconds: float | None = None,
+        correct: Correct | None = None,
     ) -> JsonValue:
-        """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError."""
-        return await self._gateway(caller).run_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
+        """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError.
+
+        `correct` is asked for other arguments when they do not fit, at most twice; every try is a call of its own in
+        the records, under one execution id.
+        """
+        gateway = self._gateway(caller)
+        run = partial(gateway.run_tool, tool_id, timeout_seconds=timeout_seconds)
+        return await (
+            run(arguments or {}) if correct is None else run_corrected(run, tool_id, arguments or {}, correct)
+        )
+
+    def register_group(
+        self, group: ToolGroup, *, description: str = "", input_schema: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make a group a tool of its name: a call of it is one of the member that is chosen, for snippets too.
+
+        Its input is that of the first member unless a schema says otherwise. Raises InvalidRequest.
+        """
+        self.register(
+            group_tool(self.selection, self.registry, group, description=description, input_schema=input_schema)
+        )
+
+    async def select_tool(
+        self,
+        group: ToolGroup | str,
+        *,
+        context: Mapping[str, JsonValue] | None = None,
+        caller: Caller = ANYBODY,
+    ) -> Decision:
+        """Choose one of a group's tools, of those that this caller may call and that can be used now.
+
+        Tell `record_feedback` how it went, within an hour. Raises InvalidRequest, and ToolUnavailable when there is
+        none.
+        """
+        return self.selection.select(group, caller, partial(permits, Grant(caller=caller)), context)
+
+    async def record_feedback(self, decision_id: str, *, success: bool, latency_seconds: float) -> bool:
+        """Learn from a call of the tool that was chosen, once; False when there is no such decision any more."""
+        return self.selection.feedback(decision_id, success=success, latency_seconds=latency_seconds)
+
+    async def run_selected(
+        self,
+        group: ToolGroup | str,
+        arguments: Mapping[str, JsonValue] | None = None,
+        *,
+        context: Mapping[str, JsonValue] | None = None,
+        caller: Caller = ANYBODY,
+        timeout_seconds: float | None = None,
+    ) -> JsonValue:
+        """Choose a tool of the group, call it, and learn from how it went.
+
+        `context` None stands for the caller's tenant, user, role, locale and timezone, and the plain arguments.
+        """
+        given = arguments or {}
+        found: JsonValue = await self.selection.run(
+            group,
+            lambda tool_id: self.run_tool(tool_id, given, caller=caller, timeout_seconds=timeout_seconds),
+            caller,
+            partial(permits, Grant(caller=caller)),
+            context_of(caller, given) if context is None else context,
+        )
+        return found
 
     async def stream_tool(
         self,
@@ -193,7 +256,7 @@ class Toolbox:
     async def export_tools(
         self, form: ExportFormat, *, allowed_tools: Iterable[str] | None = None, caller: Caller = ANYBODY
     ) -> Exported:
-        """The tools as a model's interface wants them: `mcp`, `openai` or `anthropic`."""
+        """The tools as others list them: `mcp`, `openai`, `anthropic`, `gemini`, or `a2a` for an agent's skills."""
         grant = _grant(allowed_tools, caller)
         return export((tool for tool in self.registry.tools() if permits(grant, tool)), form)
 
@@ -211,7 +274,9 @@ class Toolbox:
 
     async def check_tool(self, tool_id: str) -> None:
         """Return when what the tool needs is there, raise what is wrong otherwise; its work is not done."""
-        await self.registry.resolve(tool_id).tool.provider.health()
+        found = await self.registry.lookup(tool_id) or self.registry.resolve(tool_id)
+        with self._lending():
+            await found.tool.provider.health()
 
     async def circuits(self, tenant_id: str | None = None) -> dict[str, CircuitState]:
         """By tool id, the state of each tool that has a circuit breaker: `closed`, `open` or `half_open`.
@@ -235,11 +300,24 @@ class Toolbox:
             for provider in providers.values():
                 closing.start_soon(_close, provider)
 
+    def _lending(self) -> AbstractContextManager[None]:
+        """Within it providers may ask for the host's secrets."""
+        secrets = self._pipeline.secrets
+        return nullcontext() if secrets is None else secrets.lent()
+
     def _gateway(self, caller: Caller) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
+        return self._with_rights(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+
+    def _with_rights(self, grant: Grant) -> Gateway:
         if self._closed:
             raise Closed("Exec")
-        return self._open_gateway(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+        return self._open_gateway(grant)
+
+
+def open_gateway(toolbox: Toolbox, grant: Grant) -> Gateway:
+    """The tools with the rights of `grant`: for a server that stands between them and its clients. Raises Closed."""
+    return toolbox._with_rights(grant)
 
 
 def _grant(allowed_tools: Iterable[str] | None, caller: Caller) -> Grant:
@@ -250,5 +328,5 @@ async def _close(provider: Provider) -> None:
     try:
         with anyio.fail_after(CLOSE_SECONDS):
             await provider.aclose()
-    except Exception:  # noqa: BLE001 - one that cannot be closed must not keep the others open
-        _log.exception("a provider of class %s could not be closed", type(provider).__name__)
+    except Exception as exc:  # noqa: BLE001 - one that cannot be closed must not keep the others open
+        _log.error("a provider of class %s could not be closed: %s", type(provider).__name__, trace(exc))

@@ -269,7 +269,7 @@ def _remove_leftovers() -> None:
 
 def _certificate(server: Engine) -> None:
     files = ("-keyout", str(server.folder / "server.key"), "-out", str(server.folder / "server.crt"))
-    names = ("-subj", "/CN=toolexec tests", "-addext", "subjectAltName=IP:127.0.0.1")
+    names = ("-subj", "/CN=toolexec tests", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     server.run("openssl", "req", "-x509", "-days", "2", *key, *names, *files)
 

@@ -11,7 +11,10 @@ import gateway.errors
 from runtimes.limits import DEFAULT_LIMITS, LIMIT_NAMES
 from sandbox._exit import ExitCode
 from sandbox.cli import EXIT_CODES
+from sandbox.config import Settings
 from sandbox.profile import PROFILES
+from sandbox.tool_settings import ORIGINAL_NAMES, ToolSettings
+from tests.gateway.test_metrics import NAMES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -121,3 +124,21 @@ def test_commands_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|\$ )make ([a-z]+)\b", page.read_text()):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+def test_settings_are_those_of_the_code() -> None:
+    first, second = (ROOT / "docs" / "settings.md").read_text().split("## Policies")
+    rows = re.findall(r"^\| `(\w+)` \| `TOOLEXEC_(\w+?)(?:__…)?` \|", first, re.MULTILINE)
+    assert [name for name, _ in rows] == list(Settings.model_fields)
+    assert all(variable == name.upper() for name, variable in rows)
+    others = dict(re.findall(r"^\| `(\w+)` \|(?: `(\w+)`)? \|", second, re.MULTILINE))
+    assert list(others) == list(ToolSettings.model_fields)
+    assert {name: other for name, other in others.items() if other} == {
+        ours: theirs for theirs, ours in ORIGINAL_NAMES.items()
+    }
+
+
+def test_metrics_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "observability.md").read_text()
+    rows = re.findall(r"^\| `(tool\w+)` \| ([^|]+) \|", text, re.MULTILINE)
+    assert {name: tuple(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == NAMES

@@ -4,12 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gateway.policies.access import AccessRules
     from gateway.policies.adaptive_breaker import AdaptiveBreaker
     from gateway.policies.base import Call, Policies, Policy, Proceed
     from gateway.policies.breaker import NoBreaker, StandardBreaker
     from gateway.policies.cache import ResultCache
     from gateway.policies.concurrency import ConcurrencyLimit
+    from gateway.policies.egress_rules import EgressRules
     from gateway.policies.idempotency import CustomIdempotency, FieldIdempotency, HashIdempotency, Idempotency
+    from gateway.policies.metering import Meter, UsageMeter
     from gateway.policies.rate_limit import TokenBucket
     from gateway.policies.redis_store import RedisStore
     from gateway.policies.retry import CustomRetry, ExponentialRetry, FixedRetry, NoRetry
@@ -17,17 +20,20 @@ if TYPE_CHECKING:
     from gateway.policies.store import MemoryStore, Store
 
 __all__ = [
+    "AccessRules",
     "AdaptiveBreaker",
     "Call",
     "ConcurrencyLimit",
     "CustomIdempotency",
     "CustomRetry",
+    "EgressRules",
     "ExponentialRetry",
     "FieldIdempotency",
     "FixedRetry",
     "HashIdempotency",
     "Idempotency",
     "MemoryStore",
+    "Meter",
     "NoBreaker",
     "NoRetry",
     "Policies",
@@ -39,20 +45,24 @@ __all__ = [
     "StandardBreaker",
     "Store",
     "TokenBucket",
+    "UsageMeter",
 ]
 
 _HOMES = {
+    "AccessRules": "access",
     "AdaptiveBreaker": "adaptive_breaker",
     "Call": "base",
     "ConcurrencyLimit": "concurrency",
     "CustomIdempotency": "idempotency",
     "CustomRetry": "retry",
+    "EgressRules": "egress_rules",
     "ExponentialRetry": "retry",
     "FieldIdempotency": "idempotency",
     "FixedRetry": "retry",
     "HashIdempotency": "idempotency",
     "Idempotency": "idempotency",
     "MemoryStore": "store",
+    "Meter": "metering",
     "NoBreaker": "breaker",
     "NoRetry": "retry",
     "Policies": "base",
@@ -64,6 +74,7 @@ _HOMES = {
     "StandardBreaker": "breaker",
     "Store": "store",
     "TokenBucket": "rate_limit",
+    "UsageMeter": "metering",
 }
 
 

@@ -30,7 +30,9 @@ class ResultCache:
     | option | meaning | default |
     | --- | --- | --- |
     | `ttl_seconds` | how long a result is kept | 3,600 |
-    | `max_entries` | results of one tool; the least recently used makes room | 100 |
+    | `max_entries` | results of one tool | 100 |
+    | `evict` | what makes room: what was `unused` for longest, or what is the `oldest` | unused |
+    | `tracking` | whether it is counted how often each result was used | yes |
     | `max_entry_bytes` | larger results are not kept | 256 KiB |
     | `scope` | who is given it: callers of one `tenant`, one `user` or `role` of it, or all: `shared` | tenant |
     | `similar` | an argument, a text, that may differ a little | none |
@@ -50,6 +52,8 @@ class ResultCache:
     scope: CacheScope = "tenant"
     similar: str = ""
     similarity: float = 0.86
+    evict: Literal["unused", "oldest"] = "unused"
+    tracking: bool = True
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +64,8 @@ class ResultCache:
                 raise InvalidRequest(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.scope not in _SCOPES:
             raise InvalidRequest(f"unknown scope {self.scope!r}; there are {', '.join(_SCOPES)}")
+        if self.evict not in ("unused", "oldest"):
+            raise InvalidRequest(f"evict must be unused or oldest, not {self.evict!r}")
         if not 0 < self.similarity <= 1:
             raise InvalidRequest(f"similarity must be above 0 and at most 1, not {self.similarity}")
         if self.similar and self.shared:
@@ -116,7 +122,14 @@ class Cache:
             self._shelf = SharedShelf(f"cache/{tool_id}/", config.ttl_seconds, services.store)
         else:
             similarity = config.similarity if config.similar else None
-            self._local = LocalShelf(config.max_entries, config.ttl_seconds, services.clock, similarity)
+            self._local = LocalShelf(
+                config.max_entries,
+                config.ttl_seconds,
+                services.clock,
+                similarity,
+                by_age=config.evict == "oldest",
+                tracking=config.tracking,
+            )
             self._shelf = self._local
         self._flights: dict[str, _Flight] = {}
         self._clearings = 0

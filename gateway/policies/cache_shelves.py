@@ -77,11 +77,20 @@ class LocalShelf:
     """Results of one tool in this process; with `similarity`, also found by a text that is nearly the same."""
 
     def __init__(
-        self, max_entries: int, ttl_seconds: float, clock: Callable[[], float], similarity: float | None
+        self,
+        max_entries: int,
+        ttl_seconds: float,
+        clock: Callable[[], float],
+        similarity: float | None,
+        *,
+        by_age: bool = False,
+        tracking: bool = True,
     ) -> None:
         self._max_entries = max_entries
         self._clock = clock
         self._similarity = similarity
+        self._by_age = by_age
+        self._tracking = tracking
         self._entries = _Entries(max_entries, ttl_seconds, timer=clock)
         self._groups: dict[str, dict[str, str]] = {}
 
@@ -95,13 +104,14 @@ class LocalShelf:
         return len(self._entries)
 
     async def get(self, place: Place) -> bytes | None:
-        entry = self._entries.get(place.key)
+        entry = self._found(place.key)
         if entry is None and place.group and (nearest := self._nearest(place)) is not None:
-            entry = self._entries.get(nearest)
+            entry = self._found(nearest)
         if entry is None:
             return None
-        entry.accesses += 1
-        entry.last_accessed = self._clock()
+        if self._tracking:
+            entry.accesses += 1
+            entry.last_accessed = self._clock()
         return entry.data
 
     async def put(self, place: Place, data: bytes) -> None:
@@ -119,9 +129,18 @@ class LocalShelf:
         return count
 
     def results(self, tool_id: str) -> Iterator[CachedResult]:
+        """What is there and how often it was used; nothing where that is not counted."""
         now = self._clock()
+        if not self._tracking:
+            return
         for key, entry in self._entries.look():
             yield CachedResult(tool_id, key, entry.accesses, now - entry.last_accessed, now - entry.stored)
+
+    def _found(self, key: str) -> _Entry | None:
+        """A use keeps a result from making room, unless its age decides."""
+        if not self._by_age:
+            return self._entries.get(key)
+        return Cache.__getitem__(self._entries, key) if key in self._entries else None
 
     def _nearest(self, place: Place) -> str | None:
         """The key of the most similar text of the group, if it is similar enough."""

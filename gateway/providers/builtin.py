@@ -10,6 +10,7 @@ from gateway.providers.cli import cli_tool
 from gateway.providers.dynamodb import DynamoDb
 from gateway.providers.http import ApiKey, Auth, Basic, Bearer, Form, HttpApi, Text
 from gateway.providers.kinds import ProviderKind
+from gateway.secrets import SecretRef
 from gateway.tools.model import Tool
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ _SECONDS = {"type": "number", "exclusiveMinimum": 0}
 _SWITCH = {"type": "boolean"}
 _TABLE = {"type": "object", "additionalProperties": _TEXT}
 _SECRET = {
-    "description": "a text, or { env = NAME } for that environment variable at the time of the call",
+    "description": "a text, { secret = NAME } for that secret of the host, or { env = NAME } for that environment "
+    "variable, both at the time of the call",
     "writeOnly": True,
     "type": ["string", "object"],
-    "properties": {"env": _TEXT},
-    "required": ["env"],
+    "properties": {"env": _TEXT, "secret": _TEXT},
+    "minProperties": 1,
+    "maxProperties": 1,
     "additionalProperties": False,
 }
 _SECRETS = {"writeOnly": True, "type": "object", "additionalProperties": _SECRET}
@@ -36,6 +39,8 @@ def secret(written: str | Mapping[str, str]) -> str | Callable[[], str]:
     """A secret as data has it. Raises InvalidRequest for an environment variable that is not there."""
     if isinstance(written, str):
         return written
+    if "secret" in written:
+        return SecretRef(written["secret"])
     name = written["env"]
     if name not in os.environ:
         raise InvalidRequest(f"the environment variable {name} is not set; set it before the tools are read")
@@ -87,7 +92,8 @@ def _http(api: HttpApi, tool: Mapping[str, Any], fields: dict[str, Any]) -> Tool
 def _sql_database(fields: dict[str, Any]) -> "SqlDatabase":
     from gateway.providers.sql import SqlDatabase  # noqa: PLC0415 - of an extra
 
-    return SqlDatabase(**(fields | _told(fields, "password")))
+    egress = Egress(tuple(fields.pop("allow", ())))
+    return SqlDatabase(egress=egress, **(fields | _told(fields, "password")))
 
 
 def _sql(database: "SqlDatabase", tool: Mapping[str, Any], fields: dict[str, Any]) -> Tool:
@@ -190,6 +196,7 @@ BUILTIN: Mapping[str, ProviderKind] = {
             "tls": {"enum": ["verify", "encrypt", "off"]},
             "ca_file": _TEXT,
             "functions": _TEXTS,
+            "allow": _TEXTS,
         },
     ),
     "dynamodb": ProviderKind(

@@ -42,8 +42,8 @@ _VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?")
 class ToolId:
     """`name`, `namespace:name` or `namespace:name:version`. Raises InvalidToolId.
 
-    Each part is 1 to 128 characters of A-Z a-z 0-9 _ . and -. A version needs a namespace, so that every id has one
-    spelling.
+    Each part is 1 to 128 characters of A-Z a-z 0-9 _ . and -. A version without a namespace is kept, but is no part of
+    the written id, where it would be taken for a name: such a tool has one version at a time.
     """
 
     name: str
@@ -56,8 +56,6 @@ class ToolId:
             self._check("namespace", self.namespace)
         if self.version:
             self._check("version", self.version)
-            if not self.namespace:
-                raise InvalidToolId(f"{self.name} {self.version}", "a version needs a namespace")
 
     @classmethod
     def parse(cls, text: str) -> "ToolId":
@@ -74,9 +72,7 @@ class ToolId:
         raise InvalidToolId(text, "it has more than two colons")
 
     def __str__(self) -> str:
-        if self.version:
-            return f"{self.namespace}:{self.name}:{self.version}"
-        return f"{self.namespace}:{self.name}" if self.namespace else self.name
+        return f"{self.unversioned}:{self.version}" if self.version and self.namespace else self.unversioned
 
     @property
     def unversioned(self) -> str:

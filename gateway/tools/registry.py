@@ -2,25 +2,31 @@
 
 import dataclasses
 import difflib
+import logging
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
 from gateway.base import JsonValue
-from gateway.errors import InvalidInput, InvalidRequest, ToolNotFound
+from gateway.errors import InvalidInput, InvalidRequest, InvalidToolId, MissingExtra, ToolFailed, ToolNotFound
 from gateway.providers.base import StreamingProvider
 from gateway.tools.changes import Change, ChangeFeed, ChangeKind, Listener
-from gateway.tools.model import Tool, ToolId, normal_tag, version_key
+from gateway.tools.model import Tool, ToolId, normal_tag
 from gateway.tools.paging import Page, cursor_after, place_of
+from gateway.tools.resolvers import Resolvers, ToolResolver
 from gateway.tools.validation import SchemaValidator
+from gateway.tools.versions import VersionSelector, chosen_version
+
+_log = logging.getLogger(__name__)
 
 _NEAR_MATCHES = 3
 # difflib costs about 10 µs per candidate, and a guest may ask for as many misspelt names as it likes.
 _MAX_CANDIDATES = 200
 _LIST = "tools"
+_MAX_RESOLVED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +58,28 @@ def _anything(_: RegisteredTool) -> bool:
     return True
 
 
+def _admitted(_: RegisteredTool) -> None:
+    """Nobody has anything against it."""
+
+
 class ToolRegistry:
     """Tools by id. `version` changes with every mutation. Not for use from several threads.
 
-    A disabled tool keeps its id, and is otherwise as if it were not registered.
+    A disabled tool keeps its id, and is otherwise as if it were not registered. `selector` chooses which version of a
+    tool answers to the id without version; None is the newest. `resolvers` know further tools, which can be called and
+    described by their ids, but are not listed or found.
     """
 
-    def __init__(self, tools: Iterable[Tool] = ()) -> None:
+    def __init__(
+        self,
+        tools: Iterable[Tool] = (),
+        *,
+        resolvers: Iterable[ToolResolver] = (),
+        selector: VersionSelector | None = None,
+    ) -> None:
+        self._resolvers = Resolvers(resolvers)
+        self._resolved: OrderedDict[str, RegisteredTool] = OrderedDict()
+        self._selector = selector
         self._by_id: dict[str, RegisteredTool] = {}
         self._by_address: dict[str, RegisteredTool] = {}
         # Ids of the tools that differ in their version only, by their id without it.
@@ -68,6 +89,7 @@ class ToolRegistry:
         self._sources: dict[str, str] = {}
         self._sorted: tuple[RegisteredTool, ...] | None = None
         self._feed = ChangeFeed()
+        self._admit: Callable[[RegisteredTool], None] = _admitted
         self.version = 0
         self.register_all(tools)
 
@@ -79,7 +101,7 @@ class ToolRegistry:
         """Add all of them, or none when one is refused."""
         added = _distinct(tools)
         self._check_free(added)
-        self._change({tool_id: _compiled(tool) for tool_id, tool in added.items()}, ())
+        self._change({tool_id: self._compiled(tool) for tool_id, tool in added.items()}, ())
 
     def replace_all(self, source: str, tools: Iterable[Tool]) -> None:
         """Make `tools` those of `source`, in one step, or change nothing when one of them is refused.
@@ -92,7 +114,7 @@ class ToolRegistry:
         self._check_free(given.keys() - old)
         new = {tool_id: tool for tool_id, tool in given.items() if tool_id not in old or self._differs(tool_id, tool)}
         gone = sorted(old - given.keys())
-        self._change({tool_id: _compiled(tool) for tool_id, tool in new.items()}, gone, source)
+        self._change({tool_id: self._compiled(tool) for tool_id, tool in new.items()}, gone, source)
 
     def unregister(self, tool_id: str) -> None:
         """Remove the tool that this id leads to; a disabled one by its full id. Raises InvalidToolId, ToolNotFound."""
@@ -105,15 +127,21 @@ class ToolRegistry:
         """
         self._check_known(tool_id)
         if tool_id not in self._disabled:
+            chosen = self._choose({}, (tool_id,), self._disabled | {tool_id})
             self._disabled.add(tool_id)
-            self._settle({self._by_id[tool_id].tool.id.unversioned}, [("disabled", tool_id)])
+            self._settle(chosen, [("disabled", tool_id)])
 
     def enable(self, tool_id: str) -> None:
         """Undo `disable`. Idempotent. Raises InvalidToolId, ToolNotFound."""
         self._check_known(tool_id)
         if tool_id in self._disabled:
+            chosen = self._choose({}, (tool_id,), self._disabled - {tool_id})
             self._disabled.remove(tool_id)
-            self._settle({self._by_id[tool_id].tool.id.unversioned}, [("enabled", tool_id)])
+            self._settle(chosen, [("enabled", tool_id)])
+
+    def admit_with(self, check: Callable[[RegisteredTool], None]) -> None:
+        """Let `check` look at every tool from now on before it is added; what it raises refuses the tool."""
+        self._admit = check
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after every change. What this returns ends it, and is idempotent.
@@ -121,6 +149,10 @@ class ToolRegistry:
         A listener that raises is logged and harms nobody. It may change the registry.
         """
         return self._feed.subscribe(listener)
+
+    def knows(self, tool_id: str) -> bool:
+        """Whether a tool of this full id is registered, disabled ones included."""
+        return tool_id in self._by_id
 
     def resolve(self, tool_id: str) -> RegisteredTool:
         """The tool of this id; without a version, the newest one. Raises InvalidToolId, ToolNotFound."""
@@ -132,6 +164,18 @@ class ToolRegistry:
     def find(self, tool_id: str) -> RegisteredTool | None:
         """As `resolve`, but None when there is no such tool."""
         return self._by_address.get(tool_id)
+
+    async def lookup(self, tool_id: str) -> RegisteredTool | None:
+        """As `find`, but resolvers are asked for an id that is not registered.
+
+        They are asked each time. Raises InvalidToolId, ToolFailed, ToolUnavailable, and a resolver's ToolError.
+        """
+        if tool_id in self._by_address or tool_id in self._disabled or not self._resolvers:
+            return self.find(tool_id)
+        tool = await self._resolvers.ask(ToolId.parse(tool_id))
+        if tool is None or str(tool.id) in self._disabled or tool_id in self._by_address:
+            return self.find(tool_id)
+        return self._kept(tool_id, tool)
 
     def near(self, tool_id: str, permits: Permits = _anything) -> tuple[str, ...]:
         """At most 3 addresses that resemble `tool_id`, best first. Raises InvalidToolId."""
@@ -192,6 +236,26 @@ class ToolRegistry:
         start = bisect_right(tools, place_of(cursor, _LIST, filters), key=lambda tool: tool.id)
         return islice(tools, start, None)
 
+    def _kept(self, address: str, tool: Tool) -> RegisteredTool:
+        """A tool that a resolver gave, compiled: anew when it is not equal to the one before."""
+        found = self._resolved.get(address)
+        if found is None or found.tool != tool:
+            try:
+                found = dataclasses.replace(self._compiled(tool), address=address)
+            except (InvalidRequest, InvalidToolId, MissingExtra) as exc:
+                details = {"type": type(exc).__name__}
+                raise ToolFailed(f"looking up {address} gave a tool that is none: {exc}", details=details) from exc
+            self._resolved[address] = found
+        self._resolved.move_to_end(address)
+        if len(self._resolved) > _MAX_RESOLVED:
+            self._resolved.popitem(last=False)
+        return found
+
+    def _compiled(self, tool: Tool) -> RegisteredTool:
+        compiled = _compiled(tool)
+        self._admit(compiled)
+        return compiled
+
     def _differs(self, tool_id: str, tool: Tool) -> bool:
         return self._by_id[tool_id].tool != tool
 
@@ -202,7 +266,10 @@ class ToolRegistry:
     def _check_free(self, tool_ids: Iterable[str]) -> None:
         for tool_id in tool_ids:
             if tool_id in self._by_id:
-                raise InvalidRequest(f"tool {tool_id!r} is registered already; unregister it first, or rename one")
+                side_by_side = "" if ":" in tool_id else "; versions side by side need a namespace"
+                raise InvalidRequest(
+                    f"tool {tool_id!r} is registered already; unregister it first, or rename one{side_by_side}"
+                )
 
     def _check_namespaces(self, added: Mapping[str, RegisteredTool], removed: Collection[str]) -> None:
         """In the guest `tools.x` is either a tool or a namespace."""
@@ -222,52 +289,76 @@ class ToolRegistry:
         self._check_namespaces(added, removed)
         told: list[tuple[ChangeKind, str]] = [("removed", tool_id) for tool_id in removed]
         told += [("updated" if tool_id in self._by_id else "registered", tool_id) for tool_id in added]
-        families = {self._drop(tool_id) for tool_id in removed}
-        families |= {self._put(compiled) for compiled in added.values()}
+        chosen = self._choose(added, removed, self._disabled.union(removed))
+        for tool_id in removed:
+            self._drop(tool_id)
+        for compiled in added.values():
+            self._put(compiled)
         if source is not None:
             self._sources |= dict.fromkeys(added, source)
         if told:
-            self._settle(families, told)
+            self._settle(chosen, told)
 
-    def _put(self, compiled: RegisteredTool) -> str:
+    def _choose(
+        self, added: Mapping[str, RegisteredTool], touched: Collection[str], hidden: Set[str]
+    ) -> dict[str, str | None]:
+        """What each tool's id without version will lead to, of all but the hidden ones. Before anything is changed."""
+        families = {self._by_id[tool_id].tool.id.unversioned for tool_id in touched}
+        families |= {compiled.tool.id.unversioned for compiled in added.values()}
+        left = {
+            family: {tool_id: self._by_id[tool_id].tool for tool_id in self._families.get(family, ())}
+            for family in families
+        }
+        for tool_id, compiled in added.items():
+            left[compiled.tool.id.unversioned][tool_id] = compiled.tool
+        return {
+            family: self._chosen([tool for tool_id, tool in tools.items() if tool_id not in hidden], must=bool(added))
+            for family, tools in left.items()
+        }
+
+    def _chosen(self, versions: list[Tool], *, must: bool) -> str | None:
+        """A failing selector keeps nothing from being taken away; the id without version then leads nowhere."""
+        try:
+            chosen = chosen_version(versions, self._selector)
+        except InvalidRequest:
+            if must:
+                raise
+            _log.exception("no version of %s answers to its id without version", versions[0].id.unversioned)
+            return None
+        return None if chosen is None else str(chosen.id)
+
+    def _put(self, compiled: RegisteredTool) -> None:
         family = compiled.tool.id.unversioned
         if compiled.id not in self._by_id:
             self._families.setdefault(family, []).append(compiled.id)
             self._namespaces[compiled.tool.id.namespace] += 1
         self._by_id[compiled.id] = compiled
-        return family
 
-    def _drop(self, tool_id: str) -> str:
+    def _drop(self, tool_id: str) -> None:
         dropped = self._by_id.pop(tool_id).tool.id
         self._by_address.pop(tool_id, None)
         self._families[dropped.unversioned].remove(tool_id)
         self._namespaces[dropped.namespace] -= 1
         self._disabled.discard(tool_id)
         self._sources.pop(tool_id, None)
-        return dropped.unversioned
 
-    def _settle(self, families: Iterable[str], told: Iterable[tuple[ChangeKind, str]]) -> None:
-        for family in families:
-            self._readdress(family, self._families[family])
+    def _settle(self, chosen: Mapping[str, str | None], told: Iterable[tuple[ChangeKind, str]]) -> None:
+        for family, chosen_id in chosen.items():
+            self._readdress(family, self._families[family], chosen_id)
             if not self._families[family]:
                 del self._families[family]
         self._sorted = None
         self.version += 1
         self._feed.tell([Change(kind, tool_id, self.version) for kind, tool_id in told])
 
-    def _readdress(self, family: str, tool_ids: list[str]) -> None:
+    def _readdress(self, family: str, tool_ids: list[str], chosen_id: str | None) -> None:
         for address in (family, *tool_ids):
             self._by_address.pop(address, None)
         enabled = [tool_id for tool_id in tool_ids if tool_id not in self._disabled]
-        newest = max(enabled, key=self._rank, default=None)
         for tool_id in enabled:
-            address = family if tool_id == newest else tool_id
+            address = family if tool_id == chosen_id else tool_id
             found = dataclasses.replace(self._by_id[tool_id], address=address)
             self._by_id[tool_id] = self._by_address[tool_id] = self._by_address[address] = found
-
-    def _rank(self, tool_id: str) -> tuple[bool, tuple[Any, ...]]:
-        version = self._by_id[tool_id].tool.id.version
-        return not version, version_key(version)  # a tool without version is what its own id means
 
 
 def _distinct(tools: Iterable[Tool]) -> dict[str, Tool]:

@@ -22,6 +22,7 @@ TOOL_SCHEMA: Mapping[str, Any] = {
     "properties": {
         "id": _TEXT,
         "title": _TEXT,
+        "version": _TEXT,
         "description": _TEXT,
         "notes": _TEXT,
         "tags": _TEXTS,
@@ -50,8 +51,9 @@ TOOL_SCHEMA: Mapping[str, Any] = {
     "required": ["id"],
     "additionalProperties": False,
 }
-"""The JSON Schema of a written tool. `id` is name, namespace:name or namespace:name:version; the arguments are
-described by `parameters` (as in gateway/tools/parameters.py) or by `input_schema`, and `policies` are configs by slot
+"""The JSON Schema of a written tool. `id` is name, namespace:name or namespace:name:version, and `version` may stand by
+itself: it has to where there is no namespace. The arguments are described by `parameters` (as in
+gateway/tools/parameters.py) or by `input_schema`, and `policies` are configs by slot
 (as in gateway/policies/kinds.py)."""
 
 _VALIDATOR = SchemaValidator(TOOL_SCHEMA)
@@ -71,7 +73,8 @@ def spec_json(spec: ToolSpec) -> dict[str, JsonValue]:
     """A JSON object that `spec_from_json` reads: the id, the input schema, and what is not at its default."""
     given = {field.name: getattr(spec, field.name) for field in dataclasses.fields(ToolSpec)}
     told = {field.name for field in dataclasses.fields(ToolSpec) if given[field.name] != field.default}
-    return {name: _written(value) for name, value in given.items() if name in told}
+    version = {} if spec.id.namespace or not spec.id.version else {"version": spec.id.version}
+    return {name: _written(value) for name, value in given.items() if name in told} | version
 
 
 def spec_from_json(written: Mapping[str, JsonValue]) -> ToolSpec:
@@ -85,7 +88,7 @@ def spec_fields(written: Mapping[str, JsonValue]) -> dict[str, Any]:
         fields = dict(_VALIDATOR.validate_input(dict(written)))
     except InvalidInput as exc:
         raise InvalidRequest(exc.message) from exc
-    fields["id"] = ToolId.parse(fields["id"])
+    fields["id"] = _id(fields["id"], fields.pop("version", ""))
     if "parameters" in fields:
         parameters = parameters_from_json(fields.pop("parameters"))
         fields["input_schema"] = input_schema_of(parameters, fields.get("input_schema"))
@@ -93,6 +96,13 @@ def spec_fields(written: Mapping[str, JsonValue]) -> dict[str, Any]:
         if name in fields:
             fields[name] = read(fields[name])
     return fields
+
+
+def _id(text: str, version: str) -> ToolId:
+    found = ToolId.parse(text)
+    if found.version and version not in ("", found.version):
+        raise InvalidRequest(f"version {version!r} is not that of the id {text!r}; leave one of them out")
+    return dataclasses.replace(found, version=found.version or version)
 
 
 def _fields(spec: ToolSpec) -> dict[str, Any]:

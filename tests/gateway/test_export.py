@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import InvalidRequest
 from gateway.providers.function import function_tool
 from gateway.tools.export import export, mcp_tool
-from gateway.tools.model import Tool, ToolId
+from gateway.tools.model import Tool, ToolExample, ToolId
 from gateway.tools.registry import ToolRegistry
 
 
@@ -89,8 +89,8 @@ def test_names_that_would_meet_are_kept_apart() -> None:
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="mcp, openai, anthropic"):
-        export((), "gemini")  # type: ignore[arg-type]  # what the test is about
+    with pytest.raises(InvalidRequest, match="mcp, openai, anthropic, gemini, a2a"):
+        export((), "fax")  # type: ignore[arg-type]  # what the test is about
 
 
 PART = st.text("aB1_.-", min_size=1, max_size=40)
@@ -99,9 +99,111 @@ PART = st.text("aB1_.-", min_size=1, max_size=40)
 @settings(deadline=None)
 @given(st.lists(st.tuples(PART, PART, st.none() | PART), max_size=6, unique=True))
 def test_every_name_is_legal_and_leads_back(parts: list[tuple[str, str, str | None]]) -> None:
-    ids = [ToolId("n" + name, "s" + namespace, version or "") for namespace, name, version in parts]
+    ids = [ToolId("n" + name, "5" + namespace, version or "") for namespace, name, version in parts]
     tools = ToolRegistry(dataclasses.replace(function_tool(lookup), id=tool_id) for tool_id in ids)
     exported = export(tools.tools(), "openai")
     assert sorted(exported.ids.values()) == sorted(map(str, ids))
-    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in exported.ids)
+    assert all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", name) for name in exported.ids)
     assert [found["function"]["name"] for found in exported.tools] == list(exported.ids)
+
+
+def test_a_name_never_comes_to_stand_for_another_tool() -> None:
+    tools = ToolRegistry([tool("a:b__c")])
+    before = export(tools.tools(), "mcp").ids
+    tools.register(tool("a__b:c"))
+    after = export(tools.tools(), "mcp").ids
+    assert before == {"a__b__c": "a:b__c"}
+    assert sorted(after.values()) == ["a:b__c", "a__b:c"]
+    assert "a__b__c" not in after
+
+
+RICH = tool(
+    "crm:lookup",
+    title="Look up",
+    tags=("people",),
+    notes="Slow on Mondays.",
+    read_only=True,
+    examples=(ToolExample("Find Ada", {"name": "Ada"}), ToolExample("Nobody")),
+    input_schema={
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "pattern": "^[A-Z]", "description": "first name", "minLength": 1},
+            "ages": {"type": "array", "items": {"type": "integer", "multipleOf": 5, "maximum": 120}, "maxItems": 3},
+            "kind": {"anyOf": [{"const": "person"}, {"$ref": "#/$defs/firm"}]},
+            "pattern": {"type": "boolean"},
+        },
+        "$defs": {"firm": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 9}}},
+        "required": ["name"],
+        "additionalProperties": False,
+    },
+    output_schema={"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+)
+
+
+def test_gemini_gets_the_keywords_that_it_knows() -> None:
+    exported = export(ToolRegistry([RICH]).tools(), "gemini")
+    assert exported.tools == (
+        {
+            "name": "crm__lookup",
+            "description": "Look somebody up.",
+            "parametersJsonSchema": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "description": "first name"},
+                    "ages": {"type": "array", "items": {"type": "integer", "maximum": 120}, "maxItems": 3},
+                    "kind": {"anyOf": [{"enum": ["person"]}, {"$ref": "#/$defs/firm"}]},
+                    "pattern": {"type": "boolean"},
+                },
+                "$defs": {"firm": {"type": "object", "additionalProperties": {"type": "string"}}},
+                "required": ["name"],
+                "additionalProperties": False,
+            },
+            "responseJsonSchema": {"type": "array", "items": {"type": "string"}},
+        },
+    )
+    assert set(exported.lost["crm__lookup"]) == {
+        *("title", "tags", "examples", "notes", "read_only", "output_schema.uniqueItems"),
+        "input_schema.properties.name.pattern",
+        "input_schema.properties.name.minLength",
+        "input_schema.properties.ages.items.multipleOf",
+        "input_schema.$defs.firm.additionalProperties.maxLength",
+    }
+
+
+def test_a2a_gets_a_skill() -> None:
+    exported = export(ToolRegistry([RICH]).tools(), "a2a")
+    assert exported.tools == (
+        {
+            "id": "crm__lookup",
+            "name": "Look up",
+            "description": "Look somebody up.",
+            "tags": ["people"],
+            "examples": ["Find Ada", "Nobody"],
+            "inputModes": ["application/json"],
+            "outputModes": ["application/json"],
+        },
+    )
+    assert exported.lost["crm__lookup"] == (
+        *("input_schema", "output_schema", "notes", "read_only", "examples[0].arguments"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "lost"),
+    [
+        ("mcp", {"examples", "notes"}),
+        ("openai", {"title", "output_schema", "tags", "examples", "notes", "read_only"}),
+        ("anthropic", {"title", "output_schema", "tags", "examples", "notes", "read_only"}),
+    ],
+)
+def test_what_a_format_loses_is_told(form: Any, lost: set[str]) -> None:
+    assert set(export(ToolRegistry([RICH]).tools(), form).lost["crm__lookup"]) == lost
+    plain = tool("a", description="Words.", output_schema=None)
+    assert export(ToolRegistry([plain]).tools(), form).lost == {}
+
+
+def test_the_tool_itself_stays_as_it_is() -> None:
+    tools = ToolRegistry([RICH])
+    export(tools.tools(), "gemini")
+    assert tools.resolve("crm:lookup").tool.input_schema["properties"]["name"]["pattern"] == "^[A-Z]"

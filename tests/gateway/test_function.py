@@ -167,8 +167,8 @@ def test_unnamable_tools_are_refused() -> None:
         function_tool(lambda: 1)
     with pytest.raises(InvalidToolId):
         function_tool(Counter().add, name="no spaces")
-    with pytest.raises(InvalidToolId, match="needs a namespace"):
-        function_tool(Counter().add, version="1.0.0")
+    with pytest.raises(InvalidToolId, match="its version"):
+        function_tool(Counter().add, version="a/b")
 
 
 async def test_the_context_is_the_hosts_and_no_argument() -> None:

@@ -41,9 +41,12 @@ def test_malformed_ids_are_refused(text: str) -> None:
         ToolId.parse(text)
 
 
-def test_a_version_without_namespace_is_refused_and_not_dropped() -> None:
-    with pytest.raises(InvalidToolId, match="needs a namespace"):
-        ToolId("lookup", version="1.0.0")
+def test_a_version_without_namespace_is_kept_and_is_no_part_of_the_id() -> None:
+    found = ToolId("lookup", version="1.0.0")
+    assert (str(found), found.version) == ("lookup", "1.0.0")
+    assert found != ToolId("lookup") != ToolId("1.0.0", "lookup")
+    with pytest.raises(InvalidToolId, match="its version must be"):
+        ToolId("lookup", version="1 0")
 
 
 @pytest.mark.parametrize("name", [*sorted(RESERVED_NAMES), "_private", "__class__"])

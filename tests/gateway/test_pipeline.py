@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
@@ -14,10 +14,11 @@ from gateway.grant import Grant
 from gateway.journal.base import CallStarted, CallStatus
 from gateway.journal.memory import MemoryJournal
 from gateway.payload import Encoded, normalise
-from gateway.pipeline import Pipeline
+from gateway.pipeline import MAX_UNREGISTERED, Pipeline
 from gateway.policies.base import SLOTS, Call, Policies, Policy, Proceed, Services
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
+from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
 
@@ -67,15 +68,13 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Counting:
-    """A config; counts the policies that were built from it."""
+class Doubling:
+    """A config of two attempts."""
 
-    kind: ClassVar[str] = "counting"
-    built: list[str] = field(default_factory=list)
+    kind: ClassVar[str] = "doubling"
     on: bool = True
 
     def build(self, tool: RegisteredTool, services: Services) -> Policy | None:
-        self.built.append(tool.id)
         return Twice() if self.on else None
 
 
@@ -185,23 +184,20 @@ async def test_streams_pass_policies_too() -> None:
     assert (world.gateway.calls[0].result, world.gateway.calls[0].usage["output_bytes"]) == ([0, 1, 2], 7)
 
 
-async def test_a_policy_lives_as_long_as_its_choice() -> None:
-    counting = Counting()
-    world = World(Policies(retry=counting))
-    for _ in range(3):
-        await world.gateway.run_tool("take", {"n": 1})
-    assert counting.built == ["take"]
-    tool = world.registry.resolve("take").tool
-    world.registry.replace_all("elsewhere", [])
-    world.registry.unregister("take")
-    world.registry.register(dataclasses.replace(tool, description="another"))
+async def test_a_policy_lives_as_long_as_its_tool_is_registered() -> None:
+    world = World(Policies(retry=Doubling()))
+    first = world.pipeline.policy(world.registry.resolve("take"), "retry")
     await world.gateway.run_tool("take", {"n": 1})
-    assert counting.built == ["take", "take"]
+    assert world.pipeline.policy(world.registry.resolve("take"), "retry") is first
+    tool = world.registry.resolve("take").tool
+    world.registry.unregister("take")
+    world.registry.register(tool)
+    assert world.pipeline.policy(world.registry.resolve("take"), "retry") is not first
 
 
 async def test_an_update_of_the_tool_keeps_the_state_of_its_policies() -> None:
-    counting = Counting()
-    tool = function_tool(size, policies=Policies(retry=counting))
+    doubling = Doubling()
+    tool = function_tool(size, policies=Policies(retry=doubling))
     registry = ToolRegistry()
     registry.replace_all("source", [tool])
     pipeline = Pipeline(Runner(registry))
@@ -224,7 +220,7 @@ async def test_defaults_are_for_tools_that_choose_none_and_slots_can_be_disabled
 
 
 async def test_a_config_may_say_that_there_is_nothing_to_do() -> None:
-    world = World(Policies(retry=Counting(on=False)))
+    world = World(Policies(retry=Doubling(on=False)))
     assert await world.gateway.run_tool("take", {"n": 1}) == 1
     assert world.pipeline.policies("retry") == {}
 
@@ -233,3 +229,54 @@ async def test_a_config_may_say_that_there_is_nothing_to_do() -> None:
 def test_what_is_no_policy_is_refused(choice: Any) -> None:
     with pytest.raises(InvalidRequest, match="policy retry"):
         Policies(retry=choice)
+
+
+class Fussy:
+    """A config that fits no tool."""
+
+    kind: ClassVar[str] = "fussy"
+
+    def build(self, tool: RegisteredTool, services: Services) -> Policy | None:
+        raise InvalidRequest(f"{tool.id} is not good enough")
+
+
+async def test_a_tool_whose_policies_do_not_fit_is_not_added_in_whichever_way() -> None:
+    world = World(Policies())
+    fussy = function_tool(size, policies=Policies(retry=Fussy()))
+    with pytest.raises(InvalidRequest, match="size is not good enough"):
+        world.registry.register_all([function_tool(size, name="fine"), fussy])
+    with pytest.raises(InvalidRequest, match="size is not good enough"):
+        world.registry.replace_all("source", [fussy])
+    assert {tool.id for tool in world.registry.tools()} == {"take", "numbers", "fail"}
+
+
+async def test_a_refused_replacement_leaves_the_policies_in_use_alone() -> None:
+    doubling = Doubling()
+    tool = function_tool(size, policies=Policies(retry=doubling))
+    registry = ToolRegistry()
+    pipeline = Pipeline(Runner(registry))
+    registry.replace_all("source", [tool])
+    before = pipeline.policy(registry.resolve("size"), "retry")
+    with pytest.raises(InvalidRequest):
+        registry.replace_all("source", [dataclasses.replace(tool, policies=Policies(retry=Fussy()))])
+    assert pipeline.policy(registry.resolve("size"), "retry") is before
+
+
+async def test_policies_of_tools_that_are_not_registered_are_kept_for_so_many() -> None:
+    policies = Policies(retry=Doubling())
+
+    def resolve(tool_id: ToolId) -> Tool:
+        return function_tool(size, name=tool_id.name, policies=policies)
+
+    registry = ToolRegistry([function_tool(size, policies=policies)], resolvers=[resolve])
+    pipeline = Pipeline(Runner(registry))
+    own = pipeline.policy(registry.resolve("size"), "retry")
+    first = await registry.lookup("t0")
+    assert first is not None
+    kept = pipeline.policy(first, "retry")
+    for number in range(1, MAX_UNREGISTERED + 1):
+        found = await registry.lookup(f"t{number}")
+        assert found is not None
+        pipeline.policy(found, "retry")
+    assert pipeline.policy(registry.resolve("size"), "retry") is own
+    assert pipeline.policy(first, "retry") is not kept

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from gateway.errors import InvalidCursor, InvalidInput, InvalidRequest, InvalidToolId, ToolNotFound
 from gateway.providers.function import function_tool
 from gateway.tools.changes import Change
+from gateway.tools.docs import describe
+from gateway.tools.export import mcp_tool
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 
@@ -450,3 +452,16 @@ def test_a_schema_is_compiled_once_whatever_happens_around_it() -> None:
         found.input.validate_input({"n": 1})
         assert found.input is first.input
         assert found.output is first.output
+
+
+def test_a_tool_without_namespace_has_one_version_which_is_kept() -> None:
+    versioned = dataclasses.replace(tool("lookup"), id=ToolId("lookup", version="1.0.0"))
+    tools = ToolRegistry([versioned])
+    found = tools.resolve("lookup")
+    assert (found.id, found.address, found.tool.id.version) == ("lookup", "lookup", "1.0.0")
+    assert describe(found, "summary")["version"] == "1.0.0"
+    assert mcp_tool(found.tool)["_meta"]["toolexec/version"] == "1.0.0"
+    with pytest.raises(InvalidRequest, match="versions side by side need a namespace"):
+        tools.register(dataclasses.replace(versioned, id=ToolId("lookup", version="2.0.0")))
+    with pytest.raises(ToolNotFound):
+        tools.resolve("lookup:1.0.0")  # which is the name 1.0.0 in a namespace

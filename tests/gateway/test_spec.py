@@ -53,6 +53,27 @@ def test_what_is_at_its_default_is_not_written() -> None:
     assert spec_from_json(spec_json(spec)) == spec
 
 
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ({"id": "a", "version": "1.2"}, ToolId("a", version="1.2")),
+        ({"id": "b:a", "version": "1.2"}, ToolId("a", "b", "1.2")),
+        ({"id": "b:a:1.2", "version": "1.2"}, ToolId("a", "b", "1.2")),
+    ],
+)
+def test_a_version_may_stand_by_itself(written: dict[str, Any], found: ToolId) -> None:
+    spec = spec_from_json(written)
+    assert spec.id == found
+    assert spec_from_json(json.loads(json.dumps(spec_json(spec)))) == spec
+
+
+def test_two_versions_in_one_spec_are_a_contradiction() -> None:
+    with pytest.raises(InvalidRequest, match=r"version '1\.3' is not that of the id 'b:a:1\.2'"):
+        spec_from_json({"id": "b:a:1.2", "version": "1.3"})
+    with pytest.raises(InvalidToolId, match="its version"):
+        spec_from_json({"id": "a", "version": "1/3"})
+
+
 def test_a_tool_and_its_spec_differ_in_the_provider_only() -> None:
     tool = function_tool(lookup, tags=["x"])
     spec = spec_of(tool)

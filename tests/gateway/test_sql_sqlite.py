@@ -4,7 +4,9 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import anyio
 import pytest
 
@@ -128,11 +130,50 @@ async def test_the_second_wall(tmp_path: Path, *, read_only: bool) -> None:
         "SELECT fts3_tokenizer('x')",
         f"VACUUM INTO '{tmp_path / 'copy.db'}'",
     ]
+    if read_only:
+        hostile += ["BEGIN", "BEGIN IMMEDIATE", "SAVEPOINT s"]  # what only reads has no transaction to leave open
     async with opened(f"sqlite:///{file}", read_only=read_only) as database:
         for text in hostile:
             with pytest.raises((ToolFailed, InvalidInput)):
                 await database.execute(Statement(text, (), is_read=True), {}, ToolContext())
     assert names(tmp_path) == ["x.db"]
+
+
+async def test_a_read_leaves_nothing_open_behind_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.db"
+    with sqlite3.connect(file, timeout=0) as writer:
+        writer.execute("CREATE TABLE t (a)")
+        writer.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(200)])
+    async with opened(f"sqlite:///{file}", max_rows=120) as database:
+        for statement, count, more in (("SELECT a FROM t", 120, True), ("SELECT a FROM t WHERE a < 50", 50, False)):
+            answer = await query(database, statement)
+            assert (answer["row_count"], answer["truncated"]) == (count, more)
+            writer.execute("DELETE FROM t WHERE a > 1000")  # a reader that held the file would be told off here
+            writer.commit()
+        with pytest.raises(ToolFailed, match="no such table"):
+            await query(database, "SELECT a FROM missing")
+        writer.execute("DROP TABLE t")
+        writer.commit()
+    writer.close()
+
+
+async def test_a_small_read_takes_four_turns_of_the_drivers_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqlite3.connect(tmp_path / "a.db").close()
+    async with opened(f"sqlite:///{tmp_path / 'a.db'}") as database:
+        assert await rows(database, "SELECT 1 AS a") == [{"a": 1}]
+        turns: list[str] = []
+        execute_in_thread: Any = aiosqlite.Connection._execute
+
+        async def counted(self: aiosqlite.Connection, function: Any, *args: Any, **more: Any) -> Any:
+            turns.append(function.__name__)
+            return await execute_in_thread(self, function, *args, **more)
+
+        monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+        assert await rows(database, "SELECT 1 AS a") == [{"a": 1}]
+    assert turns[:4] == ["cursor", "execute", "fetchmany", "close"]
+    assert "rollback" not in turns
 
 
 async def test_values_of_its_own_kinds(memory: SqlDatabase) -> None:

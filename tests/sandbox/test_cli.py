@@ -342,3 +342,17 @@ def starts(text: str, with_: str) -> bool:
 
 
 MAPPING = {"ends": starts, "text": {"starts": starts}}
+
+
+def test_a_log_is_written_to_standard_error_when_it_is_asked_for(folder: Path) -> None:
+    argv = ["run", "-", "--tools", "my_tools:LIST", "--json"]
+    code = "tools.plus(a=1, b=2)"
+    assert toolexec(*argv, cwd=folder, code=code).stderr == ""
+    done = toolexec(*argv, "--log", "json", cwd=folder, code=code)
+    result, found = json.loads(done.stdout), [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in found] == ["tool call completed", "execution ended"]
+    assert {line["execution_id"] for line in found} == {result["execution_id"]}
+    done = toolexec(*argv, "--log", "text", cwd=folder, code=code)
+    assert 'event="tool call completed"' in done.stderr
+    done = toolexec(*argv, "--log", "xml", cwd=folder, code=code)
+    assert (done.returncode, "json or text" in done.stderr) == (ExitCode.USAGE, True)

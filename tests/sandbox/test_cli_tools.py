@@ -32,6 +32,18 @@ def fail() -> None:
     raise LookupError("no row")
 
 ALL = {"math": {"add": add}, "spell": spell, "fail": fail}
+
+from sandbox import Tool, ToolId
+
+class Sick:
+    async def call(self, arguments, context):
+        return None
+    async def health(self):
+        raise OSError("it is ill\x1b[2J")
+    async def aclose(self):
+        pass
+
+SICK = Tool(id=ToolId("sick"), provider=Sick(), input_schema={"type": "object"})
 '''
 
 Tools: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
@@ -125,3 +137,26 @@ def test_tools_may_be_described_in_a_file(tmp_path: Path) -> None:
         wrong = toolexec("tools", "list", "--tools", name, cwd=tmp_path)
         assert wrong.returncode == ExitCode.USAGE
         assert says in wrong.stderr
+
+
+def test_health_is_told_of_each_tool_and_of_all(tools: Tools) -> None:
+    done = tools("health")
+    assert (done.returncode, done.stderr) == (ExitCode.COMPLETED, "")
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["fail", "healthy"],
+        ["math:add", "healthy"],
+        ["spell", "healthy"],
+        ["3", "tools:"],
+    ]
+    found = json.loads(tools("health", "--json").stdout)
+    assert (found["status"], found["total"], found["healthy"], found["disabled"]) == ("healthy", 3, 3, 0)
+    assert [one["tool_id"] for one in found["tools"]] == ["fail", "math:add", "spell"]
+
+
+def test_a_tool_that_is_unhealthy_is_exit_code_1(tools: Tools) -> None:
+    done = tools("health", "--tools", "my_tools:SICK")
+    assert done.returncode == ExitCode.RAISED
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("sick")]
+    assert "unhealthy" in line
+    assert line.endswith(r"OSError: it is ill\x1b[2J")
+    assert done.stdout.splitlines()[-1] == "4 tools: unhealthy"

@@ -1,7 +1,7 @@
 """Amazon DynamoDB tables as tools: the six operations on items, batches and transactions."""
 
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,12 @@ import anyio
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra
-from gateway.providers.dynamodb.operations import OPERATIONS, Operation
+from gateway.policies.destinations import Destination
+from gateway.policies.egress import origin
+from gateway.providers.dynamodb.operations import OPERATIONS
 from gateway.providers.secret import Secret, revealed
 from gateway.tools.model import Tool, ToolId
+from gateway.tracing import request_span
 
 MAX_ATTEMPTS = 3
 """How often one request is tried while DynamoDB throttles or fails, in the client itself."""
@@ -73,7 +76,7 @@ class DynamoDb:
         }
         return Tool(
             id=ToolId.parse(tool_id),
-            provider=DynamoDbProvider(self, kind, table),
+            provider=DynamoDbProvider(self, operation, table),
             input_schema=copy.deepcopy(kind.input_schema),
             output_schema=copy.deepcopy(kind.output_schema),
             **(fields | options),
@@ -124,14 +127,25 @@ class DynamoDb:
 class DynamoDbProvider:
     """One operation on one table."""
 
-    def __init__(self, database: DynamoDb, operation: Operation, table: str) -> None:
+    def __init__(self, database: DynamoDb, operation: str, table: str) -> None:
         self._database = database
-        self._operation = operation
+        self._operation_name = operation
+        self._operation = OPERATIONS[operation]
         self._table = table
 
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
-        del context
-        return await self._asked(lambda client: self._operation.run(client, self._table, arguments))
+        about = {"db.system.name": "aws.dynamodb", "db.namespace": self._database.settings.region}
+        with request_span(context, "db", about | {"db.collection.name": self._table}):
+            return await self._asked(lambda client: self._operation.run(client, self._table, arguments))
+
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        """The client says where it goes: the region, and what the environment makes of it, decide."""
+        del arguments
+        scheme, host, port = origin((await self._database.client()).meta.endpoint_url)
+        used = frozenset({self._table})
+        return (
+            Destination(scheme=scheme, host=host, port=port, tables=used, operations=frozenset({self._operation_name})),
+        )
 
     async def health(self) -> None:
         """Describe the table."""

@@ -1,8 +1,9 @@
 """The live half of an HTTP API: its client, its credentials, its calls. Imported only when an API is made."""
 
 import asyncio
+import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,10 +12,12 @@ import httpx2
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import ToolUnavailable
+from gateway.policies.destinations import Destination
 from gateway.providers.http.auth import credentials
 from gateway.providers.http.request import Request, RequestTemplate
 from gateway.providers.http.response import Wanted, connecting, result_of, translated
 from gateway.providers.http.transport import make_client, try_connect
+from gateway.tracing import annotate, request_span, trace_headers
 
 if TYPE_CHECKING:
     from gateway.providers.http.api import HttpApi
@@ -31,6 +34,7 @@ class Connection:
         self._home = home
         self._base_url = api.base_url.rstrip("/")
         self._at = f"{home[1]}:{home[2]}"
+        self.attributes: dict[str, JsonValue] = {"server.address": home[1], "server.port": home[2]}
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -48,10 +52,16 @@ class Connection:
         wanted = Wanted(f"{what} at {self._at}", self._api.max_response_bytes, headers)
         with translated(wanted.what):
             response = await self._answer(request, timeout_seconds, wanted.what)
+            annotate("http.response.status_code", response.status_code)
             try:
                 return await result_of(response, wanted)
             finally:
                 await _closed(response)
+
+    def destination(self, method: str) -> Destination:
+        """Where a request of this method goes."""
+        scheme, host, port = self._home
+        return Destination(scheme=scheme, host=host, port=port, operations=frozenset({method.lower()}))
 
     async def health(self) -> None:
         """As `HttpApi.health`."""
@@ -127,13 +137,27 @@ class HttpProvider:
         request = self._template.fill(arguments)
         if self._sends_key and context.idempotency_key:
             request = request.with_key(context.idempotency_key)
-        return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+        with request_span(context, "http", self._connection.attributes | {"http.request.method": request.method}):
+            request = _traced(request)
+            return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        """That of the API; where a redirect may lead is the API's own egress to say."""
+        del arguments
+        return (self._connection.destination(self._template.method),)
 
     async def health(self) -> None:
         await self._connection.health()
 
     async def aclose(self) -> None:
         await self._connection.aclose()
+
+
+def _traced(request: Request) -> Request:
+    """With the headers that tie the server's trace to ours, unless the tool sends its own."""
+    given = {name.lower() for name, _ in request.headers}
+    added = tuple(pair for pair in trace_headers() if pair[0] not in given)
+    return dataclasses.replace(request, headers=(*request.headers, *added)) if added else request
 
 
 async def _closed(response: httpx2.Response) -> None:

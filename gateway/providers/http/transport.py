@@ -50,7 +50,7 @@ def make_client(
 async def try_connect(home: tuple[str, str, int], egress: Egress, timeout_seconds: float) -> None:
     """Connect and hang up. Raises as a request would."""
     scheme, host, port = home
-    stream = await _CheckedBackend(egress, scheme).connect_tcp(host, port, timeout_seconds)
+    stream = await CheckedBackend(egress, scheme).connect_tcp(host, port, timeout_seconds)
     await stream.aclose()
 
 
@@ -110,7 +110,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                 max_connections=self._max_connections,
                 max_keepalive_connections=self._max_connections,
                 keepalive_expiry=KEEPALIVE_SECONDS,
-                network_backend=_CheckedBackend(self._egress, scheme),
+                network_backend=CheckedBackend(self._egress, scheme),
             )
         return self._pools[scheme]
 
@@ -128,7 +128,7 @@ class _Body(httpx2.AsyncByteStream):
         await self._response.aclose()
 
 
-class _CheckedBackend(httpcore2.AnyIOBackend):
+class CheckedBackend(httpcore2.AnyIOBackend):
     """Connects to an address that egress permits; TLS still verifies the name, which the pool passes to `start_tls`."""
 
     def __init__(self, egress: Egress, scheme: str) -> None:

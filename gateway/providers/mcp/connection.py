@@ -57,6 +57,7 @@ class Connection:
         self._listing = anyio.Lock()
         self._calls = 0
         self._why = ""
+        self._refused: ToolError | None = None
         self.usable = False
         self.ended = anyio.Event()
 
@@ -79,13 +80,13 @@ class Connection:
                     await self._watch(client)
         except Exception as exc:
             if not started:
-                raise translated(self._what, exc, self._why) from exc
+                raise self._translated(exc) from exc
             self._why = self._why or _text(exc)  # for the calls under way; the next one connects anew
         finally:
             self.usable = False
             self.ended.set()
         if not started:
-            raise ToolUnavailable(self._what, self._why or "it went away as it was connected to")
+            raise self._refused or ToolUnavailable(self._what, self._why or "it went away as it was connected to")
 
     async def list_tools(self, most: int) -> tuple[list[Tool], dict[str, str]]:
         """Every page of the tools, and why some were left out. Raises InvalidOutput for a list without end."""
@@ -138,7 +139,7 @@ class Connection:
 
     def _connected(self) -> tuple[Client, Sieve]:
         if not self.usable or self._client is None or self._sieve is None:
-            raise ToolUnavailable(self._what, self._why or "it was disconnected")
+            raise self._refused or ToolUnavailable(self._what, self._why or "it was disconnected")
         return self._client, self._sieve
 
     @asynccontextmanager
@@ -152,7 +153,7 @@ class Connection:
         except Exception as exc:
             if _is_lost(exc):
                 self.usable = False
-            raise translated(self._what, exc, self._why) from exc
+            raise self._translated(exc) from exc
         finally:
             self._calls -= 1
             if not self.usable and not self._calls:
@@ -164,9 +165,14 @@ class Connection:
             self._sieve = Sieve(incoming)
             yield self._sieve, outgoing
 
-    def _on_end(self, why: str) -> None:
-        self._why = self._why or why
+    def _on_end(self, why: str | ToolError) -> None:
+        if isinstance(why, ToolError):
+            self._refused = self._refused or why
+        self._why = self._why or str(why)
         self.retire()
+
+    def _translated(self, exc: Exception) -> ToolError:
+        return self._refused or translated(self._what, exc, self._why)
 
     async def _on_message(self, message: Any) -> None:
         if isinstance(message, ToolListChangedNotification):

@@ -15,6 +15,8 @@ from anyio.abc import TaskGroup
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra, SandboxError, ToolUnavailable
+from gateway.policies.destinations import Destination
+from gateway.policies.egress import Egress, origin
 from gateway.providers.secret import Secret, revealed
 from gateway.providers.unsent import unsent
 from gateway.sources import Offer
@@ -73,14 +75,17 @@ class HttpServer:
     """A server that is spoken to over streamable HTTP. Nothing is sent to any other host, except by `auth`.
 
     headers  sent with every request, for instance authorization
-    auth     an `httpx2.Auth`, such as the SDK's OAuth provider
+    auth     an `httpx2.Auth`, such as the SDK's OAuth provider; egress must allow the hosts that it asks
     verify   False, or a TLS context, for certificates of your own
+    egress   what may be connected to beside the URL's own host: a private address that its name leads to, others for
+             `auth`
     """
 
     url: str
     headers: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     auth: "httpx2.Auth | None" = field(default=None, repr=False)
     verify: "ssl.SSLContext | bool" = True
+    egress: Egress = field(default_factory=Egress)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -88,6 +93,7 @@ class HttpServer:
             raise InvalidRequest(f"the URL of an MCP server begins with https:// or http://, not {parts.scheme!r}")
         if parts.username is not None or parts.password is not None:
             raise InvalidRequest("a URL with a password in it would end up in logs; pass it in headers")
+        object.__setattr__(self, "egress", self.egress.with_url(self.url))
 
     def header_values(self) -> dict[str, str]:
         return {name: revealed(value) for name, value in self.headers.items()}
@@ -163,7 +169,7 @@ class McpSource:
             tuple(
                 Tool(
                     id=ToolId(names[tool.name], self.name),
-                    provider=McpProvider(self, tool.name, tool.output_schema is not None),
+                    provider=self._provider(tool.name, has_schema=tool.output_schema is not None),
                     timeout_seconds=self._timeout_seconds,
                     **about(tool),
                 )
@@ -187,6 +193,11 @@ class McpSource:
         answer = await connection.call(name, arguments, context)
         self._backoff.reset()
         return result_of(answer, has_schema=has_schema)
+
+    def _provider(self, name: str, *, has_schema: bool) -> "McpProvider":
+        if isinstance(self._server, HttpServer):
+            return HttpMcpProvider(self, name, has_schema, self._server.url)
+        return McpProvider(self, name, has_schema)
 
     async def _connected(self) -> "Connection":
         async with self._connecting:
@@ -238,7 +249,10 @@ class McpSource:
 
 @dataclass(frozen=True, slots=True)
 class McpProvider:
-    """Answers the calls to one tool of a server; the source has the connection."""
+    """Answers the calls to one tool of a server; the source has the connection.
+
+    A server over pipes goes where it likes, so only `HttpMcpProvider` says where calls go.
+    """
 
     source: McpSource
     name: str
@@ -252,6 +266,18 @@ class McpProvider:
 
     async def aclose(self) -> None:
         """The source closes the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpMcpProvider(McpProvider):
+    """The same for a server at a URL."""
+
+    url: str
+
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        del arguments
+        scheme, host, port = origin(self.url)
+        return (Destination(scheme=scheme, host=host, port=port, operations=frozenset({"tools/call"})),)
 
 
 class Backoff:

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
+import httpcore2
 import httpx2
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.streamable_http import streamable_http_client
@@ -14,8 +16,12 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCResponse, jsonrpc_message_adapter, methods
 from pydantic import ValidationError
 
+from gateway.errors import ToolError
+from gateway.policies.egress import DEFAULT_PORTS, Egress, normal_host, origin
 from gateway.providers.cli.process import Program, Tail, start
+from gateway.providers.http.transport import KEEPALIVE_SECONDS, CheckedBackend
 from gateway.providers.mcp.source import HttpServer, StdioServer
+from gateway.secrets import masked
 
 MAX_MESSAGE_BYTES = 8 << 20
 """Largest message that a server may send."""
@@ -37,20 +43,24 @@ _CONNECT_SECONDS = 10.0
 # A server may be silent for long while it works; a connection that has gone silent for ever is found out in the end.
 _READ_SECONDS = 300.0
 _FAREWELL_SECONDS = 3.0
+_MAX_CONNECTIONS = 100  # each call has one while it waits
 
 _log = logging.getLogger(__name__)
 
 Streams = tuple[Any, Any]
 """What the SDK reads from, and what it writes to."""
 
+OnEnd = Callable[[str | ToolError], None]
+"""Hears how a connection ended when that was not our doing: in words, or as the error that it is for every call."""
 
-def streams_of(server: StdioServer | HttpServer, on_end: Callable[[str], None]) -> AbstractAsyncContextManager[Streams]:
-    """A connection to a server. `on_end` hears how it ended when that was not our doing; leaving ends it."""
+
+def streams_of(server: StdioServer | HttpServer, on_end: OnEnd) -> AbstractAsyncContextManager[Streams]:
+    """A connection to a server; leaving ends it."""
     return http_streams(server, on_end) if isinstance(server, HttpServer) else stdio_streams(server, on_end)
 
 
 @asynccontextmanager
-async def stdio_streams(server: StdioServer, on_end: Callable[[str], None]) -> AsyncGenerator[Streams, None]:
+async def stdio_streams(server: StdioServer, on_end: OnEnd) -> AsyncGenerator[Streams, None]:
     """Run a server as a child process; leaving kills whatever is left of it.
 
     The SDK's own transport reads lines without a bound, adds variables of ours to the environment and kills the
@@ -85,7 +95,7 @@ def _stream() -> tuple[MemoryObjectSendStream[Any], MemoryObjectReceiveStream[An
 class _Pipe:
     """Carries messages between the SDK's streams and a program, a line each."""
 
-    def __init__(self, program: Program, on_end: Callable[[str], None]) -> None:
+    def __init__(self, program: Program, on_end: OnEnd) -> None:
         self.stderr = Tail(_STDERR_BYTES)
         self._program = program
         self._on_end = on_end
@@ -139,13 +149,14 @@ def _message(line: bytes) -> SessionMessage | None:
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:
-        _log.debug("an MCP server printed what is no message: %r", line[:200])
+        _log.debug("an MCP server printed what is no message: %s", masked(repr(line))[:200])
         return None
 
 
 @asynccontextmanager
-async def http_streams(server: HttpServer, on_end: Callable[[str], None]) -> AsyncGenerator[Streams, None]:
-    """Talk streamable HTTP with one URL. The SDK follows redirects within its origin only."""
+async def http_streams(server: HttpServer, on_end: OnEnd) -> AsyncGenerator[Streams, None]:
+    """Talk streamable HTTP with one URL. The SDK follows redirects within its origin only, and every connection, also
+    those of `auth`, goes to an address that egress permits."""
     client = httpx2.AsyncClient(
         transport=_Bounded(server, on_end),
         auth=server.auth,
@@ -159,25 +170,44 @@ async def http_streams(server: HttpServer, on_end: Callable[[str], None]) -> Asy
         yield streams
 
 
-class _Bounded(httpx2.AsyncHTTPTransport):
+class _Checked(httpx2.AsyncHTTPTransport):
+    """Connects to addresses that egress permits, by one scheme."""
+
+    def __init__(self, egress: Egress, scheme: str, context: ssl.SSLContext) -> None:
+        super().__init__(verify=context, trust_env=False)
+        assert isinstance(self._pool, httpcore2.AsyncConnectionPool)  # there is no public way to give it a backend
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=_MAX_CONNECTIONS,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+            network_backend=CheckedBackend(egress, scheme),
+        )
+
+
+class _Bounded(httpx2.AsyncBaseTransport):
     """Adds the operator's headers, bounds answers, and keeps the status of errors, which the SDK forgets."""
 
-    def __init__(self, server: HttpServer, on_end: Callable[[str], None]) -> None:
-        super().__init__(verify=server.verify, trust_env=False)
+    def __init__(self, server: HttpServer, on_end: OnEnd) -> None:
         self._server = server
         self._on_end = on_end
-        self._url = httpx2.URL(server.url)
+        self._home = origin(server.url)
+        context = httpx2.create_ssl_context(verify=server.verify, trust_env=False)
+        self._checked = {scheme: _Checked(server.egress, scheme, context) for scheme in ("http", "https")}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
-        ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
+        port = url.port or DEFAULT_PORTS.get(url.scheme, 0)
+        ours = (url.scheme, normal_host(url.raw_host.decode()), port) == self._home
         self._prepare(request, ours=ours)
         try:
-            response = await super().handle_async_request(request)
+            response = await self._checked[url.scheme].handle_async_request(request)
         except httpx2.TransportError as exc:
             if ours and request.method == "POST":
                 self._on_end(f"{type(exc).__name__}: {exc}")  # the SDK gives the whole connection up
             raise
+        except ToolError as exc:  # of egress
+            self._on_end(exc)
+            raise httpx2.ConnectError(str(exc)) from exc  # what the SDK knows how to take
         if ours and request.method == "POST" and response.status_code >= FIRST_ERROR:
             gone = response.status_code == SESSION_GONE and "mcp-session-id" in request.headers
             return await _protocol_error(response, gone=gone)
@@ -185,6 +215,10 @@ class _Bounded(httpx2.AsyncHTTPTransport):
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Capped(response.stream)
         return response
+
+    async def aclose(self) -> None:
+        for transport in self._checked.values():
+            await transport.aclose()
 
     def _prepare(self, request: httpx2.Request, *, ours: bool) -> None:
         request.headers["accept-encoding"] = "identity"  # what is small on the way must not be large here

@@ -10,7 +10,8 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -20,9 +21,14 @@ import anyio.to_thread
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, MissingExtra, ToolTimeout, ToolUnavailable
+from gateway.policies.base import Policies
+from gateway.policies.destinations import Destination
+from gateway.policies.egress import Egress
+from gateway.providers.secret import Secret, revealed
 from gateway.providers.sql.values import driver_value
 from gateway.providers.unsent import unsent
 from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tracing import request_span
 
 try:
     from sqlalchemy import Connection
@@ -32,7 +38,8 @@ try:
     from gateway.providers.sql.engine import open_engine
     from gateway.providers.sql.errors import Call, translating
     from gateway.providers.sql.guard import Statement, read, read_trusted
-    from gateway.providers.sql.target import CONNECT_SECONDS, Target, Tls, default_tls, parse_url
+    from gateway.providers.sql.schemas import CHANGES, QUERY, ROWS, SCALAR, TABLES, WHICH
+    from gateway.providers.sql.target import CONNECT_SECONDS, Target, Tls, default_tls, origin_url, parse_url
 except ModuleNotFoundError as exc:
     raise MissingExtra("SQL databases", "sql") from exc
 
@@ -43,42 +50,9 @@ _THREAD_CHARS = 1000  # statements over this are read in a thread, so that they 
 _GRACE_SECONDS = 1.0  # for the server to end a statement by its own clock, before we do
 _END_SECONDS = 5.0  # for a statement to end that was cancelled
 
-_T = TypeVar("_T")
+NOWHERE = Egress()
 
-_TABLE_OF_ROWS: dict[str, Any] = {
-    "columns": {"type": "array", "items": {"type": "string"}},
-    "rows": {"type": "array", "items": {"type": "object"}},
-    "row_count": {"type": "integer"},
-    "truncated": {"type": "boolean", "description": "whether there were more rows"},
-}
-_ROWS = {"type": "object", "properties": _TABLE_OF_ROWS, "required": list(_TABLE_OF_ROWS)}
-_CHANGES = {
-    "type": "object",
-    "properties": {**_TABLE_OF_ROWS, "rows_affected": {"type": ["integer", "null"], "description": "null: not told"}},
-}
-_QUERY = {
-    "type": "object",
-    "properties": {
-        "statement": {"type": "string", "description": "one SQL statement with named binds, as in `WHERE id = :id`"},
-        "arguments": {"type": "object", "description": "a value for each bind", "default": {}},
-    },
-    "required": ["statement"],
-    "additionalProperties": False,
-}
-_WHICH = {
-    "type": "object",
-    "properties": {
-        "table": {"type": "string", "description": "one table or view; left out for all"},
-        "schema": {"type": "string", "description": "left out for the default one"},
-    },
-    "additionalProperties": False,
-}
-_TABLES = {
-    "type": "object",
-    "properties": {"tables": {"type": "array", "items": {"type": "object"}}, "truncated": {"type": "boolean"}},
-    "required": ["tables", "truncated"],
-}
-_SCALAR = {"type": ["string", "number", "boolean", "null"]}
+_T = TypeVar("_T")
 
 
 class ToolFields(TypedDict, total=False):
@@ -93,6 +67,7 @@ class ToolFields(TypedDict, total=False):
     idempotent: bool | None
     resource: str
     roles: frozenset[str]
+    policies: Policies
 
 
 class SqlDatabase:
@@ -110,6 +85,7 @@ class SqlDatabase:
     | `pool_size`, `pool_wait_seconds` | connections, and how long a call waits for one | 5, 5 s |
     | `tls` | `verify`, `encrypt` (any certificate) or `off` | `verify`; `off` on this machine |
     | `ca_file` | certificates to trust, a PEM file | the system's |
+    | `egress` | what may be connected to beside the URL's host: a private address it leads to | nothing |
     | `functions` | more functions that statements may call, such as `my_schema.score` | none |
 
     Raises InvalidRequest.
@@ -119,7 +95,7 @@ class SqlDatabase:
         self,
         url: str,
         *,
-        password: str | Callable[[], str] | None = None,
+        password: Secret | None = None,
         read_only: bool = True,
         max_rows: int = 1000,
         statement_timeout_seconds: float = 20.0,
@@ -128,12 +104,13 @@ class SqlDatabase:
         tls: Tls | None = None,
         ca_file: str | Path | None = None,
         functions: Collection[str] = (),
+        egress: Egress = NOWHERE,
     ) -> None:
         _check(max_rows, statement_timeout_seconds, pool_size, pool_wait_seconds)
         parsed = parse_url(url)
         self._target = Target(
             url=parsed,
-            password=_secret(parsed.password or "" if password is None else password),
+            password=partial(revealed, parsed.password or "" if password is None else password),
             read_only=read_only,
             max_rows=max_rows,
             statement_timeout_seconds=statement_timeout_seconds,
@@ -143,6 +120,9 @@ class SqlDatabase:
             ca_file=None if ca_file is None else Path(ca_file),
         )
         self._target.check()
+        if self._target.host:
+            self._target = replace(self._target, egress=egress.with_url(origin_url(self._target)))
+        self._name = str(self._target)
         self._functions = frozenset(name.lower() for name in functions)
         self._engine: AsyncEngine | None = None
 
@@ -173,7 +153,7 @@ class SqlDatabase:
             raise InvalidRequest(f"{id} is not known to read only: {writes_because}; pass read_only=False to allow it")
         schema = _schema_of(found) if input_schema is None else input_schema
         provider = _FixedStatement(self, found, _base64_names(id, found, schema))
-        return _tool(id, provider, description, schema, _ROWS if found.is_read else _CHANGES, fields)
+        return _tool(id, provider, description, schema, ROWS if found.is_read else CHANGES, fields)
 
     def query_tool(self, id: str, *, description: str = "", **fields: Unpack[ToolFields]) -> Tool:  # noqa: A002 - as above
         """A tool that runs one statement of the caller's: a SELECT, or where writing is allowed a change of rows.
@@ -184,12 +164,12 @@ class SqlDatabase:
         rules = "Only reading is allowed." if self._target.read_only else "Reads and writes rows."
         about = description or f"{words} {rules} At most {self._target.max_rows} rows come back."
         read_only = self._target.read_only
-        return _tool(id, _AnyStatement(self), about, _QUERY, _ROWS if read_only else _CHANGES, fields)
+        return _tool(id, _AnyStatement(self), about, QUERY, ROWS if read_only else CHANGES, fields)
 
     def schema_tool(self, id: str, *, description: str = "", **fields: Unpack[ToolFields]) -> Tool:  # noqa: A002 - as above
         """A tool that describes tables and views: columns with type, nullability and default, keys and references."""
         about = description or f"The tables and views of the {self._target.dialect} database, with their columns."
-        return _tool(id, _Description(self), about, _WHICH, _TABLES, fields)
+        return _tool(id, _Description(self), about, WHICH, TABLES, fields)
 
     async def health(self) -> None:
         """Raises ToolUnavailable or ToolFailed when the database does not answer."""
@@ -212,6 +192,10 @@ class SqlDatabase:
         if self._target.read_only and not statement.is_read:
             raise InvalidInput("the statement writes, and only reading is allowed here")
         return statement
+
+    def destination(self, tables: frozenset[str] | None, verbs: frozenset[str] | None) -> tuple[Destination, ...]:
+        """Where a call goes that uses these tables in these ways."""
+        return (self._target.destination(tables, verbs),)
 
     async def execute(
         self,
@@ -245,15 +229,16 @@ class SqlDatabase:
 
     async def run(self, step: Callable[[Connection], _T], context: ToolContext) -> _T:
         """`step` on a connection of its own. When nobody waits any more, the statement ends on the server too."""
-        call = Call(context.tool_id, str(self._target), self._target.statement_timeout_seconds)
-        with unsent(), translating(call):
-            connection = await self._connect()
-        with translating(call):
-            try:
-                return await self._see_through(connection, step, call)
-            finally:
-                with anyio.move_on_after(_END_SECONDS, shield=True):
-                    await connection.close()
+        call = Call(context.tool_id, self._name, self._target.statement_timeout_seconds)
+        with request_span(context, "db", self._target.attributes):
+            with unsent(), translating(call):
+                connection = await self._connect()
+            with translating(call):
+                try:
+                    return await self._see_through(connection, step, call)
+                finally:
+                    with anyio.move_on_after(_END_SECONDS, shield=True):
+                        await connection.close()
 
     async def _connect(self) -> AsyncConnection:
         if self._engine is None:
@@ -261,7 +246,7 @@ class SqlDatabase:
         seconds = self._target.pool_wait_seconds + CONNECT_SECONDS
         with anyio.move_on_after(seconds):
             return await self._engine.connect()
-        raise ToolUnavailable(str(self._target), f"no connection within {seconds:g} s")
+        raise ToolUnavailable(self._name, f"no connection within {seconds:g} s")
 
     async def _see_through(self, connection: AsyncConnection, step: Callable[[Connection], _T], call: Call) -> _T:
         """The driver never sees our cancellation: it would give up the connection, and the statement would go on."""
@@ -308,6 +293,9 @@ class _OfDatabase(ABC):
     @abstractmethod
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue: ...
 
+    @abstractmethod
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]: ...
+
     async def health(self) -> None:
         await self.database.health()
 
@@ -323,9 +311,17 @@ class _FixedStatement(_OfDatabase):
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
         return await self.database.execute(self.statement, arguments, context, self.base64_names)
 
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        del arguments
+        return self.database.destination(self.statement.tables, self.statement.verbs)
+
 
 @dataclass(frozen=True, slots=True)
 class _AnyStatement(_OfDatabase):
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        statement = await self.database.read_statement(arguments["statement"])
+        return self.database.destination(statement.tables, statement.verbs)
+
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
         statement = await self.database.read_statement(arguments["statement"])
         values = arguments["arguments"]
@@ -340,6 +336,12 @@ class _Description(_OfDatabase):
     async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
         return await self.database.describe(arguments.get("schema"), arguments.get("table"), context)
 
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        named = [arguments[part] for part in ("schema", "table") if arguments.get(part)]
+        return self.database.destination(
+            frozenset({".".join(named)}) if "table" in arguments else None, frozenset({"describe"})
+        )
+
 
 def _check(max_rows: int, statement_timeout_seconds: float, pool_size: int, pool_wait_seconds: float) -> None:
     for name, count in (("max_rows", max_rows), ("pool_size", pool_size)):
@@ -351,16 +353,12 @@ def _check(max_rows: int, statement_timeout_seconds: float, pool_size: int, pool
             raise InvalidRequest(f"{name} must be above 0 and finite, not {seconds}")
 
 
-def _secret(password: str | Callable[[], str]) -> Callable[[], str]:
-    return password if callable(password) else lambda: password
-
-
 def _schema_of(statement: Statement) -> dict[str, Any]:
     types = dict(statement.types)
     properties = {
-        name: {"type": "array", "items": _SCALAR}
+        name: {"type": "array", "items": SCALAR}
         if name in statement.lists
-        else ({"type": types[name]} if name in types else _SCALAR)
+        else ({"type": types[name]} if name in types else SCALAR)
         for name in statement.binds
     }
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
@@ -389,7 +387,7 @@ def _tool(
         description=description,
         input_schema=input_schema,
         output_schema=output_schema,
-        read_only=output_schema is not _CHANGES,
+        read_only=output_schema is not CHANGES,
         open_world=False,
         **fields,
     )

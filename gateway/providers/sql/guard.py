@@ -16,6 +16,7 @@ from sqlglot.errors import SqlglotError
 
 from gateway.errors import InvalidInput
 from gateway.providers.sql.functions import READING
+from gateway.providers.sql.tables import tables_of, verbs_of
 
 _READS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "("})
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
@@ -75,7 +76,7 @@ class Statement:
     """`text` is for `sqlalchemy.text`: without comments, and with no colon that is not escaped but those of `binds`.
 
     `lists` are the binds that stand for a whole list, as in `IN :ids`; `types` are the JSON types that casts and LIMIT
-    give to binds.
+    give to binds. `tables` and `verbs` (select, insert …) are what it uses, None where it could not be read.
     """
 
     text: str
@@ -83,6 +84,8 @@ class Statement:
     is_read: bool
     lists: frozenset[str] = frozenset()
     types: tuple[tuple[str, str], ...] = ()
+    tables: frozenset[str] | None = None
+    verbs: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,15 @@ def read(source: str, dialect: str, functions: frozenset[str] = frozenset()) -> 
         raise InvalidInput("INTO is taken in INSERT and MERGE only")  # whatever sqlglot makes of it
     for refusal in filter(None, (_refusal(node, READING[dialect] | functions) for node in tree.walk())):
         raise InvalidInput(refusal)
-    return Statement(scanned.text, scanned.binds, is_read, frozenset(_lists(tree)), tuple(_types(tree)))
+    return Statement(
+        scanned.text,
+        scanned.binds,
+        is_read,
+        frozenset(_lists(tree)),
+        tuple(_types(tree)),
+        tables_of(tree, dialect),
+        verbs_of(tree),
+    )
 
 
 def read_trusted(source: str, dialect: str, functions: frozenset[str] = frozenset()) -> tuple[Statement, str]:

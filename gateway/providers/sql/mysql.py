@@ -1,5 +1,6 @@
 """Connections to MySQL and MariaDB, by aiomysql or asyncmy."""
 
+from functools import partial
 from typing import Any
 
 from aiomysql.connection import Connection
@@ -8,7 +9,8 @@ from pymysql.err import OperationalError
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gateway.providers.sql.target import CONNECT_SECONDS, Target, tls_context
+from gateway.providers.sql.dial import dialled, tls_context
+from gateway.providers.sql.target import CONNECT_SECONDS, Target
 
 _NO_TLS = 2026  # what MySQL's own client says then
 
@@ -16,8 +18,14 @@ _NO_TLS = 2026  # what MySQL's own client says then
 def mysql_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
     url = target.url.set(drivername=f"mysql+{target.driver}", password=None)
     options: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "charset": "utf8mb4"}
+    connect: Any = _connect
     if target.driver == "aiomysql":
-        options |= {"ssl": tls_context(target), "async_creator_fn": _connect}
+        options["ssl"] = tls_context(target)
+    else:
+        import asyncmy  # noqa: PLC0415 - the second driver, which few have
+
+        connect = asyncmy.connect
+    options["async_creator_fn"] = partial(dialled, target, connect)
     engine = create_async_engine(url, connect_args=options, **pool)
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gateway.providers.sql.target import CONNECT_SECONDS, Target, tls_context
+from gateway.providers.sql.dial import dialled, tls_context
+from gateway.providers.sql.target import CONNECT_SECONDS, Target
 
 MAX_RECEIVED_BYTES = 64 << 20
 """What one statement may make a server send: rows are fetched a few at a time, but a value comes whole, up to 1 GB."""
@@ -43,8 +45,14 @@ class Inlet(asyncio.Protocol):
 
 
 def postgres_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
+    import asyncpg  # noqa: PLC0415 - of an extra
+
     url = target.url.set(drivername=f"postgresql+{target.driver}", password=None)
-    options = {"ssl": tls_context(target) or False, "timeout": CONNECT_SECONDS}
+    options = {
+        "ssl": tls_context(target) or False,
+        "timeout": CONNECT_SECONDS,
+        "async_creator_fn": partial(dialled, target, asyncpg.connect),
+    }
     engine = create_async_engine(url, connect_args=options, **pool)
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import aiosqlite
 import anyio.to_thread
 from sqlalchemy import URL, event
+from sqlalchemy.engine.cursor import BufferedRowCursorFetchStrategy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -49,6 +51,9 @@ def sqlite_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
         file = f"{Path(str(target.url.database)).absolute().as_uri()}?mode={mode}"
     if "poolclass" not in pool:
         pool = {"poolclass": AsyncAdaptedQueuePool, **pool}  # the default for :memory: would share transactions too
+    if target.read_only:
+        # What only reads needs no transaction, and none has to be ended: that would be a turn of the driver's thread.
+        pool = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, **pool}
     url = URL.create(f"sqlite+{target.driver}")
     engine = create_async_engine(url, async_creator=lambda: _connect(file), **pool)
 
@@ -57,7 +62,19 @@ def sqlite_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
         record.info["watch"] = watch = Watch()
         connection.run_async(lambda driver: _prepare(driver, target, watch))
 
+    event.listen(engine.sync_engine, "after_cursor_execute", _fetch_evenly)
     return engine
+
+
+def _fetch_evenly(
+    _connection: Any, cursor: Any, _statement: str, _parameters: Any, context: Any, _executemany: Any
+) -> None:
+    """Rows in batches of the full size from the first on: SQLAlchemy would begin with one row, and a fetch is a turn of
+    the driver's thread.
+    """
+    if context._is_server_side:
+        options, rows = context.execution_options, deque[Any]()
+        context.cursor_fetch_strategy = BufferedRowCursorFetchStrategy(cursor, options, 0, rows)
 
 
 async def _connect(file: str) -> aiosqlite.Connection:
@@ -83,7 +100,7 @@ async def _prepare(connection: Any, target: Target, watch: Watch) -> None:
 def _authorizer(*, read_only: bool) -> Callable[..., int]:
     """SQLite asks this about every part of every statement: no other files, no settings, and no writes where asked."""
     refused = {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
-    taken = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
+    taken = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 
     def authorize(action: int, first: str | None, second: str | None, *_where: str | None) -> int:
         if action == sqlite3.SQLITE_FUNCTION:

@@ -112,7 +112,10 @@ def _rows(result: CursorResult[Any], target: Target) -> dict[str, JsonValue]:
     structured = _json_columns(result, target)
     rows: list[JsonValue] = []
     left_bytes = MAX_RESULT_BYTES - _OVERHEAD_BYTES - len(encode(columns))
-    while batch := result.fetchmany(_BATCH):
+    is_more = True
+    while is_more:
+        batch = result.fetchmany(_BATCH)
+        is_more = len(batch) == _BATCH  # fewer are the last ones: to ask again would be another turn of the driver
         for values in batch:
             row = {name: json_value(value) for name, value in zip(columns, values, strict=True)}
             for name in structured & row.keys():

@@ -1,7 +1,6 @@
 """Where a database is, how it is reached, and what its connections may do."""
 
 import ipaddress
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from gateway.errors import InvalidRequest
+from gateway.policies.destinations import Destination
+from gateway.policies.egress import DEFAULT_PORTS, Egress
 
 Tls: TypeAlias = Literal["verify", "encrypt", "off"]
 
@@ -31,6 +32,7 @@ _DRIVERS = {
     "mysql+asyncmy": ("mysql", "asyncmy", "mysql"),
     "mariadb+asyncmy": ("mysql", "asyncmy", "mysql"),
 }
+_SYSTEMS = {"sqlite": "sqlite", "postgres": "postgresql", "mysql": "mysql"}  # as OpenTelemetry calls them
 _QUERY: dict[str, frozenset[str]] = {
     "sqlite": frozenset(),
     "postgres": frozenset({"host"}),
@@ -51,6 +53,27 @@ class Target:
     tls: Tls
     ca_file: Path | None
     max_rows: int
+    egress: Egress = field(default_factory=Egress)
+
+    @property
+    def scheme(self) -> str:
+        """What rules of egress call it: sqlite, postgresql, mysql or mariadb."""
+        name = self.url.drivername.partition("+")[0]
+        return "postgresql" if name == "postgres" else name
+
+    @property
+    def host(self) -> str:
+        """`localhost` for a socket, empty for a file."""
+        return "" if self.dialect == "sqlite" else self.url.host or "localhost"
+
+    @property
+    def port(self) -> int:
+        return self.url.port or DEFAULT_PORTS.get(self.scheme, 0)
+
+    @property
+    def socket_path(self) -> str:
+        """Of a socket on this machine; empty for a server that is reached over the network."""
+        return str(next(iter(self.url.query.values()), ""))
 
     @property
     def dialect(self) -> str:
@@ -68,6 +91,21 @@ class Target:
     @property
     def is_memory(self) -> bool:
         return self.dialect == "sqlite" and self.url.database in (None, "", ":memory:")
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """For a span: what answers, and which database; an SQLite file by its name, without the host's folders."""
+        name = self.url.database or ":memory:"
+        where = {"db.namespace": Path(name).name if self.dialect == "sqlite" else name}
+        host = {} if self.dialect == "sqlite" else {"server.address": self.host}
+        return {"db.system.name": _SYSTEMS[self.dialect], "db.driver": self.driver} | where | host
+
+    def destination(self, tables: frozenset[str] | None, verbs: frozenset[str] | None) -> Destination:
+        """Where a call goes that uses these tables in these ways."""
+        database = Path(self.url.database or ":memory:").name if self.dialect == "sqlite" else self.url.database or ""
+        return Destination(
+            scheme=self.scheme, host=self.host, port=self.port, database=database, tables=tables, operations=verbs
+        )
 
     def check(self) -> None:
         """Raises InvalidRequest for what does not fit together."""
@@ -113,6 +151,12 @@ def default_tls(url: URL) -> Tls:
     return "verify"
 
 
+def origin_url(target: Target) -> str:
+    """The server alone, as rules of egress have it."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return f"{target.scheme}://{host}:{target.port}"
+
+
 def _host(url: URL) -> str:
     return url.host or ("" if url.query else "localhost")
 
@@ -122,13 +166,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def tls_context(target: Target) -> ssl.SSLContext | None:
-    if target.tls == "off":
-        return None
-    context = ssl.create_default_context(cafile=target.ca_file)
-    if target.tls == "encrypt":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

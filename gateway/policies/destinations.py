@@ -1,0 +1,38 @@
+"""Where the call of a tool would go, as its provider says before it goes there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from gateway.base import JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """One place that a call would use.
+
+    `scheme` is that of a URL, such as https, postgresql or sqlite. `host` is empty for a file of this machine, and
+    `localhost` for a socket of it. `operations` are what would be done there: HTTP methods, verbs of SQL, operations of
+    DynamoDB, methods of MCP, all in lower case. `tables` are as written, with their schema where they have one. None
+    is not known.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    database: str = ""
+    tables: frozenset[str] | None = frozenset()
+    operations: frozenset[str] | None
+
+    def __str__(self) -> str:
+        """As errors show it, which guests read: without the folders of this machine."""
+        return f"{self.scheme}://{self.host}:{self.port}" if self.host else f"{self.scheme} {self.database}".strip()
+
+
+@runtime_checkable
+class Connects(Protocol):
+    """A provider that can say where a call would go. Every connection of the call is among what it says."""
+
+    async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
+        """For arguments that fit the tool's input schema; nothing is connected to. Raises ToolError."""
+        ...

@@ -1,0 +1,67 @@
+"""JSON Schemas as Gemini reads them: a few keywords, and nothing of the rest."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+_KEPT = frozenset(
+    {
+        *("$anchor", "$defs", "$id", "$ref", "additionalProperties", "anyOf", "description", "enum", "format", "items"),
+        *(
+            "maxItems",
+            "maximum",
+            "minItems",
+            "minimum",
+            "oneOf",
+            "prefixItems",
+            "properties",
+            "required",
+            "title",
+            "type",
+        ),
+    }
+)
+_BY_NAME = ("$defs", "properties")
+_LISTS = ("anyOf", "oneOf", "prefixItems")
+_SINGLE = ("additionalProperties", "items")
+_SAYS_NOTHING = ("$schema", "$comment", "deprecated", "examples", "readOnly", "writeOnly")
+
+
+class Reduced(NamedTuple):
+    """A schema, and the paths of the constraints in it that were left out."""
+
+    schema: dict[str, Any]
+    lost: tuple[str, ...]
+
+
+def reduced(schema: Mapping[str, Any], path: str) -> Reduced:
+    """`schema`, which stands at `path`, with the keywords that Gemini documents. `const` becomes `enum`."""
+    lost: list[str] = []
+    return Reduced(_reduced(schema, path, lost), tuple(lost))
+
+
+def _reduced(schema: Mapping[str, Any], path: str, lost: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for keyword, value in _renamed(schema):
+        if keyword in _BY_NAME:
+            found[keyword] = {name: _any(below, f"{path}.{keyword}.{name}", lost) for name, below in value.items()}
+        elif keyword in _LISTS:
+            found[keyword] = [_any(below, f"{path}.{keyword}[{at}]", lost) for at, below in enumerate(value)]
+        elif keyword in _SINGLE:
+            found[keyword] = _any(value, f"{path}.{keyword}", lost)
+        elif keyword in _KEPT:
+            found[keyword] = value
+        elif keyword not in _SAYS_NOTHING:
+            lost.append(f"{path}.{keyword}")
+    return found
+
+
+def _any(schema: Any, path: str, lost: list[str]) -> Any:
+    return _reduced(schema, path, lost) if isinstance(schema, Mapping) else schema
+
+
+def _renamed(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for keyword, value in schema.items():
+        if keyword == "const" and "enum" not in schema:
+            yield "enum", [value]
+        else:
+            yield keyword, value

@@ -1,0 +1,1 @@
+"""Servers that put an `AsyncExec` within reach of other processes."""
