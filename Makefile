@@ -1,6 +1,6 @@
 # Every target sets itself up: the first one makes .venv, installs the project and builds the WASM guest.
 #   make demo              an agent's snippet in a sandbox, and a hostile one
-#   make test              the test suite; ARGS="-k pool -x" goes to pytest
+#   make test              the test suite; ARGS="-k pool -x" goes to pytest, JOBS=0 runs it in one process
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,8 @@ GUEST := runtimes/wasm/guest.sha256
 GUEST_SOURCES := $(wildcard runtimes/guest/*.py) runtimes/wasm/guest.wit runtimes/wasm/build.py
 PROTOS := $(shell find proto -name '*.proto')
 ARGS ?=
+# Test processes: one more than there are cores, since tests wait as much as they work.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -26,7 +28,7 @@ engines: $(INSTALLED) $(GUEST) ## install and start what the tests need: Docker,
 	@.ci/engines
 
 test: $(INSTALLED) $(GUEST) ## run the tests (ARGS="-k name" for some of them)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 soak: $(INSTALLED) $(GUEST) ## call tools for a minute, and look for what is left or grows
 	@TOOLEXEC_SOAK_SECONDS=60 $(BIN)/python -m pytest tests/sandbox/test_soak.py $(ARGS)

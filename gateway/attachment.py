@@ -91,6 +91,13 @@ class Attachment:
         elif self._line is None:
             self.closed()
 
+    def fail(self, failure: Exception) -> None:
+        """End it for a failure of the host's, which whoever asked for the execution is told; the first one counts.
+        Once it has ended nothing can fail any more."""
+        if not self.ended:
+            self.failure = self.failure or failure
+            self.hang_up()
+
     # Called by the service that carries the stream.
 
     def opened(self, hello: Hello, line: Line) -> None:

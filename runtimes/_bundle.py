@@ -32,7 +32,7 @@ AGENT = "/opt/toolexec"
 PYTHONS = ("/usr/local/bin/python3", "/usr/bin/python3")
 INIT = "runtimes.guest.init"
 ENTER = 0o005
-UNPACK = "Unpack one made by `toolexec image build`: `docker create` a container of it and `docker export` that"
+UNPACK = "Unpack one made by `toolexec image build`: `docker export` a container of it (`docker create IMAGE python3`)"
 
 CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from gateway.endpoint import Endpoint, TlsPort
 from gateway.errors import BackendUnavailable, SandboxError
 from gateway.server import Listener
+from runtimes._background import Tasks
 from runtimes._cgroup import Cgroup, Counted
 from runtimes._container import INSIDE_ADDRESS, SOCKET_NAME, agent_config, ending_of
 from runtimes._docker_config import PLAIN_RUNTIMES, evidence_of, unheld
@@ -47,7 +47,7 @@ class Link:
 class DockerSandbox:
     """Made by its backend; `open` starts it. `kill` is safe at any moment, before and during `open` too."""
 
-    def __init__(self, engine: Engine, tasks: TaskGroup, spec: SandboxSpec, folder: Path, name: str) -> None:
+    def __init__(self, engine: Engine, tasks: Tasks, spec: SandboxSpec, folder: Path, name: str) -> None:
         self._engine = engine
         self._tasks = tasks
         self._spec = spec
@@ -133,7 +133,7 @@ class DockerSandbox:
         except TimeoutError:
             return Ending(lost=f"its container did not end within {END_SECONDS:g} s")
         except SandboxError as error:
-            return Ending(lost=str(error))
+            return Ending(lost=f"it ended, and its daemon cannot say how: {error}")
 
     def _leaving(self) -> bool | None:
         """Whether it is ending by itself, None where its processes cannot be seen. Init follows its agent at once."""

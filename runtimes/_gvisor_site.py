@@ -14,6 +14,7 @@ import anyio
 
 from gateway.errors import BackendUnavailable, SandboxError
 from gateway.frames import StreamName
+from runtimes._background import SandboxTasks
 from runtimes._bundle import ISOLATED, RootFs, host_root, image_root, oci_config
 from runtimes._container import ENFORCES, FIRST_UID, Container, container_for
 from runtimes._groups import Bounds, Groups, find_groups, sweep
@@ -180,7 +181,7 @@ async def _trial(context: BackendContext, site: Site, folder: Path) -> Site | st
         running = site.run(container, folder)
     except SandboxError as error:
         return str(error)
-    context.tasks.start_soon(running.pump)
+    SandboxTasks(context.tasks, None).start_soon(running.pump)
     try:
         said = await _first_line(running)
         confinement = running.confinement()

@@ -17,6 +17,7 @@ from gateway.endpoint import Endpoint, TlsPort
 from gateway.errors import Closed
 from gateway.frames import StreamName
 from gateway.server import Listener
+from runtimes._background import BackendTasks, SandboxTasks
 from runtimes.limits import LimitName
 
 OutputSink: TypeAlias = Callable[[StreamName, bytes], None]
@@ -128,8 +129,11 @@ async def _nobody_listens(*_where: object) -> Listener:
 
 @dataclass(frozen=True, slots=True)
 class BackendContext:
-    """What a backend is built with: a private folder (mode 0700, removed at close or by the next start), a task group
-    that lives as long as the backend, and `workers`, how many worker processes it may keep.
+    """What a backend is built with: a private folder (mode 0700, removed at close or by the next start), `tasks`, where
+    tasks are started that live no longer than the backend, and `workers`, how many worker processes it may keep.
+
+    A task that raises makes the whole backend unusable; what belongs to one sandbox is started in `tasks_of` its
+    endpoint, and loses that sandbox alone.
 
     `attachment` finds the host's end of an endpoint, None when it was given up: for a guest inside the host's process,
     which needs no gRPC. `listen` opens a socket for the guest of one endpoint alone, for a guest that is shown its own
@@ -137,12 +141,16 @@ class BackendContext:
     `options` are the operator's for this backend, unchecked."""
 
     folder: Path
-    tasks: TaskGroup
+    tasks: TaskGroup | BackendTasks
     workers: int
     attachment: Callable[[Endpoint], Attachment | None] = lambda _endpoint: None
     listen: Callable[[Endpoint, Path, int | None], Awaitable[Listener]] = _nobody_listens
     listen_tls: Callable[[Endpoint, TlsPort], Awaitable[Listener]] = _nobody_listens
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def tasks_of(self, endpoint: Endpoint) -> SandboxTasks:
+        """Where the background tasks of the sandbox with this endpoint are started."""
+        return SandboxTasks(self.tasks, self.attachment(endpoint))
 
 
 class Backend(Protocol):

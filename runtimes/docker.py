@@ -6,6 +6,7 @@ milliseconds; the daemon forgets the container afterwards, in the background.
 """
 
 import itertools
+import logging
 import os
 import secrets
 import tempfile
@@ -26,6 +27,8 @@ from runtimes._docker_options import KIND, DockerOptions
 from runtimes._docker_sandbox import DockerSandbox, Link
 from runtimes.base import BackendContext, Capabilities, SandboxSpec
 from runtimes.image.agent import agent_digest
+
+_log = logging.getLogger(__name__)
 
 ARGV = ("python3", "-I", "-u", "-X", "utf8", "/opt/toolexec/start.py")
 SECCOMP = Path(__file__).parent / "image" / "seccomp.json"
@@ -96,7 +99,7 @@ class DockerBackend:
         folder = _make_folder(self._context.folder)
         argv = (*ARGV, SOCKET_FOLDER) if daemon.shares_kernel else ARGV
         config = self._config(spec, daemon, argv, uid, folder)
-        sandbox = DockerSandbox(self._engine, self._context.tasks, spec, folder, _new_name())
+        sandbox = DockerSandbox(self._engine, self._context.tasks_of(endpoint), spec, folder, _new_name())
         try:
             await sandbox.open(self._context, endpoint, Link(owner, daemon.shares_kernel, self._port), config)
         except BaseException:
@@ -132,10 +135,14 @@ class DockerBackend:
         return create_config(container, self._way, apparmor=daemon.apparmor)
 
     async def aclose(self) -> None:
-        """Remove what the daemon has not forgotten yet. Idempotent."""
+        """Remove what the daemon has not forgotten yet. Idempotent; a daemon that is down keeps it for the next start,
+        which finds it by the label of its owner."""
         if self._daemon is not None:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
-                await reaper.remove_all(self._engine, self._owner)
+            try:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+                    await reaper.remove_all(self._engine, self._owner)
+            except SandboxError as error:
+                _log.warning("containers may be left until the next start: %s", error)
         self._daemon = None
         await self._engine.aclose()
 

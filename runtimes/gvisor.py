@@ -20,6 +20,7 @@ import anyio
 from gateway.attachment import Attachment
 from gateway.endpoint import Endpoint
 from gateway.errors import BackendUnavailable
+from runtimes._background import SandboxTasks
 from runtimes._container import FIRST_UID, INSIDE_ADDRESS, SOCKET_NAME, UIDS, agent_config, container_for, ending_of
 from runtimes._gvisor_options import GvisorOptions
 from runtimes._gvisor_site import FIX, Site, find_site
@@ -181,7 +182,8 @@ class GvisorBackend:
         container = container_for(spec, argv=site.root.argv, uid=uid, gid=uid, socket_folder=socket_folder)
         running = site.run(container, folder)
         made.callback(self._clear_later, running)
-        self._context.tasks.start_soon(running.pump)
+        tasks = self._context.tasks_of(endpoint)
+        tasks.start_soon(running.pump)
         # Its processor time is held from outside: gVisor counts by the clock, so that a busy host counts as well.
         told = replace(spec, cpu_seconds=None)
         running.tell(agent_config(told, Endpoint(INSIDE_ADDRESS, endpoint.token)).removesuffix(b"\n"))
@@ -194,7 +196,7 @@ class GvisorBackend:
             init_is_safe=site.runsc.protects_init,
         )
         hold = None if site.groups is not None else container.memory_bytes
-        self._context.tasks.start_soon(lambda: sandbox.watch(hold_memory_bytes=hold))
+        tasks.start_soon(lambda: sandbox.watch(hold_memory_bytes=hold))
         return sandbox
 
     async def aclose(self) -> None:
@@ -204,14 +206,17 @@ class GvisorBackend:
 
     def _clear_later(self, running: Running) -> None:
         self._clearing += 1
-        self._context.tasks.start_soon(self._clear, running)
+        # Of no sandbox any more: what cannot be cleared, the next start sweeps.
+        SandboxTasks(self._context.tasks, None).start_soon(self._clear, running)
 
     async def _clear(self, running: Running) -> None:
-        with anyio.CancelScope(shield=True):
-            await running.clear()
-        self._clearing -= 1
-        self._cleared.set()
-        self._cleared = anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):
+                await running.clear()
+        finally:
+            self._clearing -= 1
+            self._cleared.set()
+            self._cleared = anyio.Event()
 
 
 async def _remove(folder: Path) -> None:

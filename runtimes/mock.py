@@ -145,7 +145,7 @@ class MockBackend:
         if attachment is None:
             raise SandboxLost("its endpoint was given up")
         sandbox = MockSandbox(self.script)
-        self._context.tasks.start_soon(sandbox.live, attachment)
+        self._context.tasks_of(endpoint).start_soon(sandbox.live, attachment)
         return sandbox
 
     async def aclose(self) -> None:

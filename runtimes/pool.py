@@ -1,5 +1,6 @@
 """Warm sandboxes of one backend: started, attached, never used. One is claimed by one execution and then destroyed."""
 
+import logging
 import math
 import time
 from collections import OrderedDict, deque
@@ -11,9 +12,12 @@ from anyio.abc import TaskGroup
 from gateway.attachment import Attachment
 from gateway.errors import Busy, Closed, ProtocolError, SandboxError, SandboxLost
 from gateway.server import GatewayServer
+from runtimes._background import said
 from runtimes._pace import Pace
 from runtimes.base import Backend, Sandbox, SandboxSpec
 from runtimes.supervisor import end
+
+_log = logging.getLogger(__name__)
 
 ATTACH_SECONDS = 30.0
 """A sandbox whose guest has not attached by then is given up."""
@@ -169,6 +173,11 @@ class Pool:
             self._watching.cancel()
         await self._let_go()
 
+    def give_up(self, error: SandboxError) -> None:
+        """Refuse who waits, and start nothing more: the backend is broken."""
+        self._size = 0
+        self._refuse_all(error)
+
     async def _let_go(self) -> None:
         self._counts.dropped += len(self._ready)
         async with anyio.create_task_group() as ending:
@@ -242,12 +251,13 @@ class Pool:
         attachment = self._server.expect()
         try:
             sandbox = await self._backend.start(self._spec, attachment.endpoint)
-        except OSError as error:
-            attachment.hang_up()
-            raise SandboxLost(f"the host could not make it: {error}") from error
-        except BaseException:
+        except BaseException as error:
             attachment.hang_up()  # nobody will come with its token
-            raise
+            if isinstance(error, SandboxError) or not isinstance(error, Exception):
+                raise
+            if not isinstance(error, OSError):
+                _log.error("backend %s failed to start a sandbox", self._backend.kind, exc_info=error)
+            raise SandboxLost(f"the host could not make it: {said(error)}") from error
         attached = False
         try:
             with anyio.move_on_after(ATTACH_SECONDS):
@@ -259,7 +269,7 @@ class Pool:
             if not attached:
                 ending = await end(sandbox, attachment)
         if not attached:
-            raise SandboxLost(ending.lost or "its guest did not attach")
+            raise attachment.failure or SandboxLost(ending.lost or "its guest did not attach")
         return Claimed(sandbox, attachment)
 
     def _offer(self, claimed: Claimed) -> None:
@@ -316,6 +326,12 @@ class Pools:
     def metrics(self) -> tuple[PoolMetrics, ...]:
         """Of each pool that is kept, the most recently used last."""
         return tuple(pool.metrics() for pool in self._pools.values())
+
+    def give_up(self, kind: str, error: SandboxError) -> None:
+        """Refuse who waits for a sandbox of this backend."""
+        for (backend, _), pool in self._pools.items():
+            if backend == kind:
+                pool.give_up(error)
 
     async def aclose(self) -> None:
         """End every warm sandbox. Idempotent."""

@@ -1,5 +1,6 @@
 """Runs one snippet in one claimed sandbox: hands it over, collects what comes out, ends it in time, judges its end."""
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +13,12 @@ from gateway.base import Gateway
 from gateway.errors import ProtocolError
 from gateway.frames import Execute, StreamName
 from gateway.site import TapeLog
+from runtimes._background import said
 from runtimes._failure import Stop, Verdict, judge
 from runtimes.base import Ending, Sandbox, Usage
 from runtimes.limits import LimitName, Limits
+
+_log = logging.getLogger(__name__)
 
 FLOOD_FACTOR = 16
 """A guest that sends this many times its output limit past the host's reading is ended; less is dropped."""
@@ -158,10 +162,18 @@ async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:
     """Hang up and kill, whatever happens around us: cancellation waits until the sandbox is dead."""
     attachment.hang_up()
     with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_SECONDS):
-        ending = await sandbox.kill()
+        ending = await _killed(sandbox)
         await attachment.wait_ended()
         return ending
     return Ending(lost=f"the sandbox could not be ended within {KILL_SECONDS:g} s")
+
+
+async def _killed(sandbox: Sandbox) -> Ending:
+    try:
+        return await sandbox.kill()
+    except Exception as error:  # noqa: BLE001 - a backend that fails at it has lost this sandbox, and no other
+        _log.error("a sandbox could not be ended", exc_info=error)
+        return Ending(lost=f"it could not be ended: {said(error)}")
 
 
 def is_plain(path: str) -> bool:

@@ -123,7 +123,7 @@ class UnsafeBackend:
         env = {**GRPC_ENVIRONMENT, "MALLOC_ARENA_MAX": "1", MARK: self._context.folder.parent.name}
         process = start(argv, folder=folder, env=env)
         sandbox = UnsafeSandbox(process, folder)
-        self._context.tasks.start_soon(sandbox.pump)
+        self._context.tasks_of(endpoint).start_soon(sandbox.pump)
         config = {
             "address": endpoint.address,
             "token": endpoint.token,

@@ -105,7 +105,8 @@ def run(
         if log is not None:
             configure_logs(log)
         code, folder = read_code(file), None if out is None else empty_folder(out)
-        async with AsyncExec(allow_unsafe=allow_unsafe or None) as exec:
+        # One snippet needs one sandbox: nobody would use what is kept warm beside it.
+        async with AsyncExec(allow_unsafe=allow_unsafe or None, workers=1, pool_size=0) as exec:
             exec.register(*(tool for where in tools or () for tool in tools_at(where)))
             events = exec.stream_code(
                 code,
@@ -142,7 +143,7 @@ def doctor(
     screen = Screen(quiet=json_output)
 
     async def probe() -> dict[str, Capabilities]:
-        async with AsyncExec() as exec:
+        async with AsyncExec(workers=1) as exec:
             return await screen.patiently(exec.probe())
 
     found = complete(probe(), screen, json_output=json_output)

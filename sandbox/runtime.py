@@ -16,7 +16,15 @@ from anyio.abc import TaskGroup
 from gateway.answers import answers_ahead
 from gateway.calls import Keeper
 from gateway.direct import DirectGateway
-from gateway.errors import Closed, InvalidRequest, JournalUnavailable, PolicyDenied, SandboxError, SandboxLost
+from gateway.errors import (
+    BackendUnavailable,
+    Closed,
+    InvalidRequest,
+    JournalUnavailable,
+    PolicyDenied,
+    SandboxError,
+    SandboxLost,
+)
 from gateway.frames import Execute
 from gateway.grant import Grant
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
@@ -26,6 +34,7 @@ from gateway.server import GatewayServer
 from gateway.suspension import Suspension
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
+from runtimes._background import BackendTasks, contained, said
 from runtimes._failure import Stop
 from runtimes.base import Backend, BackendContext, Capabilities, SandboxSpec
 from runtimes.folder import make_folder, remove_folder
@@ -89,6 +98,7 @@ class Runtime:
             metrics.follow_pools(lambda: [(pool.backend, pool.claims, pool.hits) for pool in self.pool_metrics()])
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
+        self._broken: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
         self._pools: Pools | None = None
         self._running: set[anyio.CancelScope] = set()
@@ -280,7 +290,7 @@ class Runtime:
         async with self._probing:
             if kind not in self._capabilities:
                 self._capabilities[kind] = await self._backends[kind].probe()
-            return self._capabilities[kind]
+            return self._broken.get(kind) or self._capabilities[kind]
 
     def _pool(self, decision: Decision, request: Request) -> Pool:
         assert self._pools is not None
@@ -298,7 +308,7 @@ class Runtime:
             own.mkdir(mode=0o700)
             context = BackendContext(
                 own,
-                tasks,
+                BackendTasks(kind, tasks, partial(self._broke, kind)),
                 self._settings.workers,
                 attachment=server.attachment,
                 listen=server.listen,
@@ -307,6 +317,13 @@ class Runtime:
             )
             self._backends[kind] = backend(context)
 
+    def _broke(self, kind: str, error: Exception) -> None:
+        """What a backend does in the background failed: it is used no more."""
+        gone = BackendUnavailable(kind, f"a background task of it failed: {said(error)}", "Make another Exec")
+        self._broken[kind] = Capabilities(kind, usable=False, reason=gone.reason, fix=gone.fix)
+        if self._pools is not None:
+            self._pools.give_up(kind, gone)
+
     async def _close(self) -> None:
         """End everything and wait until whoever ran something was told."""
         self._closing = True
@@ -314,8 +331,8 @@ class Runtime:
             scope.cancel()
         if self._pools is not None:
             await self._pools.aclose()
-        for backend in self._backends.values():
-            await backend.aclose()
+        for kind, backend in self._backends.items():
+            await contained(f"backend {kind}, as it closes,", lambda _error: None, backend.aclose)
         with anyio.move_on_after(CLOSE_SECONDS):
             while self._running:
                 self._idle = anyio.Event()
@@ -325,7 +342,7 @@ class Runtime:
         found: dict[str, Capabilities] = {}
 
         async def probe(kind: str, backend: Backend) -> None:
-            found[kind] = await backend.probe()
+            found[kind] = self._broken.get(kind) or await backend.probe()
 
         async with anyio.create_task_group() as probes:
             for kind, backend in self._backends.items():

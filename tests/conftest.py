@@ -1,13 +1,21 @@
 """Shared by all tests: asyncio only, and engines that are missing are skips with a name."""
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from runtimes.base import Capabilities
 from sandbox import Exec
 
 pytest_plugins = ["tests.engines"]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("toolexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("toolexec")
 
 REQUIRED = frozenset(filter(None, os.environ.get("TOOLEXEC_REQUIRE", "").split(",")))
 
@@ -26,20 +34,37 @@ def require(engine: str, reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def shared_exec() -> Iterator[Exec]:
-    """One Exec with every backend allowed, for tests that leave it as they found it."""
-    with Exec(allow_unsafe=True) as exec:
+    """One Exec with every backend allowed, for tests that leave it as they found it. It keeps one sandbox of a kind
+    warm: tests come one after the other, and what nobody claims was started for nothing."""
+    with Exec(allow_unsafe=True, pool_size=1) as exec:
         yield exec
 
 
+@pytest.fixture(scope="session")
+def capabilities(shared_exec: Exec) -> Mapping[str, Capabilities]:
+    """What each backend can do here. Found once: a probe starts guests, and takes a second or two."""
+    return shared_exec.probe()
+
+
 @pytest.fixture(params=["wasm", "unsafe", "docker", "gvisor"])
-def backend(request: pytest.FixtureRequest, shared_exec: Exec) -> str:
+def backend(request: pytest.FixtureRequest, capabilities: Mapping[str, Capabilities]) -> str:
     """Every backend that a contract holds for."""
     kind: str = request.param
-    found = shared_exec.probe()[kind] if kind not in _usable else None
-    if found is not None and not found.usable:
-        require(kind, found.reason)
-    _usable.add(kind)
+    if not capabilities[kind].usable:
+        require(kind, capabilities[kind].reason)
     return kind
 
 
-_usable: set[str] = set()
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the hosts of one test keep their folders: what names it belongs to that test, and to no other Exec."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+def wasm(capabilities: Mapping[str, Capabilities]) -> None:
+    """For tests of what runs in WASM, though they do not say so."""
+    if not capabilities["wasm"].usable:
+        require("wasm", capabilities["wasm"].reason)

@@ -11,6 +11,8 @@ import pytest
 from sandbox import Exec
 from tests.conftest import require
 
+pytestmark = pytest.mark.usefixtures("wasm")
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"), key=lambda path: path.name)
 CONFINED = ("NOT filtered", "NOT confined", "POSSIBLE")
@@ -28,13 +30,6 @@ def run(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, path], cwd=folder, env=env, capture_output=True, text=True, timeout=50, check=False
     )
-
-
-@pytest.fixture(autouse=True)
-def _wasm(shared_exec: Exec) -> None:
-    found = shared_exec.probe()["wasm"]
-    if not found.usable:
-        require("wasm", found.reason)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

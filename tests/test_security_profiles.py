@@ -1,9 +1,11 @@
 """docs/security-profiles.md says of each profile and backend what the policy and the backend say themselves."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from runtimes._container import CPUS, DEFAULT_DISK_BYTES, DEFAULT_MEMORY_BYTES, DEFAULT_PIDS
-from sandbox import Exec
+from runtimes.base import Capabilities
 from tests.security_profiles import BACKENDS, PAGE, columns, tables, written
 
 
@@ -11,22 +13,22 @@ def test_the_page_has_every_table() -> None:
     assert list(written()) == ["profiles", "limits", "languages"]
 
 
-def test_what_the_page_says_of_a_backend_is_true_of_it(backend: str, shared_exec: Exec) -> None:
-    fresh = tables(shared_exec.probe())
+def test_what_the_page_says_of_a_backend_is_true_of_it(backend: str, capabilities: Mapping[str, Capabilities]) -> None:
+    fresh = tables(capabilities)
     for name, markdown in written().items():
         assert columns(markdown)[backend] == columns(fresh[name])[backend], (
             f"run: python -m tests.security_profiles ({name})"
         )
 
 
-def test_every_backend_that_is_installed_has_its_column(shared_exec: Exec) -> None:
-    assert set(BACKENDS) == shared_exec.probe().keys()
+def test_every_backend_that_is_installed_has_its_column(capabilities: Mapping[str, Capabilities]) -> None:
+    assert set(BACKENDS) == capabilities.keys()
 
 
 @pytest.mark.parametrize("name", ["profiles", "limits", "languages"])
-def test_no_row_was_forgotten(name: str, shared_exec: Exec) -> None:
+def test_no_row_was_forgotten(name: str, capabilities: Mapping[str, Capabilities]) -> None:
     title = written()[name].split("|")[1].strip()
-    assert columns(written()[name])[title] == columns(tables(shared_exec.probe())[name])[title]
+    assert columns(written()[name])[title] == columns(tables(capabilities)[name])[title]
 
 
 def test_the_bounds_of_a_container_are_those_of_the_code() -> None:

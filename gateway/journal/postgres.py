@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from gateway.errors import Closed, JournalCorrupt, JournalUnavailable, MissingExtra, SandboxError
+from gateway.errors import Closed, JournalCorrupt, JournalUnavailable, MissingExtra, SandboxError, ToolError
 from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups
 from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
 from gateway.journal.writing import Write
@@ -18,7 +18,7 @@ try:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from gateway.providers.sql.engine import open_engine
-    from gateway.providers.sql.target import CONNECT_SECONDS, Target, default_tls, parse_url
+    from gateway.providers.sql.target import CONNECT_SECONDS, Target, default_tls, own_server, parse_url
 except ModuleNotFoundError as error:
     raise MissingExtra("Journals in PostgreSQL", "postgres") from error
 
@@ -69,6 +69,7 @@ class PostgresStore:
             tls=default_tls(parsed),
             ca_file=None,
             max_rows=1,
+            egress=own_server(parsed),
         )
         self._target.check()
         self._keeper = keeper
@@ -183,7 +184,7 @@ class PostgresStore:
                     await connection.commit()
                     return answer
             raise AssertionError("unreachable")
-        except (exc.SQLAlchemyError, OSError) as error:
+        except (exc.SQLAlchemyError, OSError, ToolError) as error:
             raise translated(error, self.where) from error
 
     async def _opened(self) -> AsyncEngine:

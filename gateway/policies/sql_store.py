@@ -19,7 +19,7 @@ try:
     from sqlalchemy.schema import CreateIndex, CreateTable
 
     from gateway.providers.sql.engine import open_engine
-    from gateway.providers.sql.target import Target, Tls, default_tls, parse_url
+    from gateway.providers.sql.target import Target, Tls, default_tls, own_server, parse_url
 except ModuleNotFoundError as exc:
     raise MissingExtra("stores in SQL databases", "sql") from exc
 
@@ -62,6 +62,7 @@ class SqlStore:
             pool_wait_seconds=OPERATION_SECONDS,
             tls=default_tls(parsed) if tls is None else tls,
             ca_file=None if ca_file is None else Path(ca_file),
+            egress=own_server(parsed),
         )
         self._target.check()
         if self._target.dialect not in ("postgres", "sqlite"):

@@ -14,6 +14,7 @@ import anyio
 
 from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
 from gateway.errors import BackendUnavailable, Closed, SandboxLost
+from runtimes._background import contained, said
 from runtimes._process import ChildProcess, Lines, start
 from runtimes.base import BackendContext, Capabilities, Ending, OutputSink, SandboxSpec, Usage
 from runtimes.limits import LimitName
@@ -93,9 +94,12 @@ class Worker:
         return not self.dead and self.process.tell(json.dumps(facts).encode())
 
     async def run(self) -> None:
-        """Read reports until the worker ends, then tell everyone who was in it."""
+        """Read reports until the worker ends, then tell everyone who was in it. Raises what it could not understand."""
         try:
             await self.process.read(Lines(self._heard), self._complain)
+        except Exception as error:
+            self.bury(f"its worker process was not understood: {said(error)}")
+            raise
         finally:
             await self.process.close()
             self.bury("its worker process died" + self.last_words())
@@ -119,8 +123,10 @@ class Worker:
         if "ready" in facts:
             self.evidence = {name: fact for name, fact in facts.items() if name != "ready"}
             self.ready.set()
-        elif (guest := self.guests.pop(facts["id"], None)) is not None:
-            guest.ended(Ending(**facts["ended"]), Usage(cpu_seconds=facts["cpu_seconds"]))
+        elif (guest := self.guests.get(facts["id"])) is not None:
+            ending, usage = Ending(**facts["ended"]), Usage(cpu_seconds=facts["cpu_seconds"])
+            del self.guests[guest.number]
+            guest.ended(ending, usage)
 
     def _complain(self, chunk: bytes) -> None:
         self._stderr = (self._stderr + chunk)[-STDERR_TAIL_BYTES:]
@@ -231,7 +237,7 @@ class WasmBackend:
         }
         worker = Worker(process, folder, core)
         worker.order(config)
-        self._context.tasks.start_soon(worker.run)
+        self._context.tasks.start_soon(contained, "a WASM worker in the background", lambda _error: None, worker.run)
         return worker
 
 

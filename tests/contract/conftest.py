@@ -1,34 +1,51 @@
 """One suite for all backends: `run` runs a snippet on the backend under test."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
 import pytest
 
+from runtimes.base import Backend, Capabilities
 from sandbox import Exec, ExecutionResult, ToolError, ToolExample
 from tests.conftest import require
+from tests.contract.housed import HousedDocker, HousedGvisor, HousedUnsafe
 from tests.contract.known_gaps import KNOWN_GAPS, NO_LANGUAGE
 
 Run: TypeAlias = Callable[..., ExecutionResult]
+HOUSED: Mapping[str, type[Backend]] = {"docker": HousedDocker, "gvisor": HousedGvisor, "unsafe": HousedUnsafe}
+
+
+@pytest.fixture(scope="session")
+def housed_exec() -> Iterator[Exec]:
+    """One Exec whose guests share one place of each kind: see housed.py."""
+    with Exec(backends=HOUSED, allow_unsafe=True, pool_size=1) as exec:
+        yield exec
 
 
 @pytest.fixture
-def run(shared_exec: Exec, backend: str, demo_tools: None) -> Run:
-    """`run(code, **options)`: the backend under test, profile dev, 20 seconds and the options of `execute_code`."""
+def run(shared_exec: Exec, housed_exec: Exec, backend: str, demo_tools: None, request: pytest.FixtureRequest) -> Run:
+    """`run(code, **options)`: the backend under test, profile dev, 20 seconds and the options of `execute_code`.
+
+    The guest has its container or process tree to itself, unless its module is marked `one_container` and its test is
+    not marked `own_container`.
+    """
+    marked = request.node.get_closest_marker
+    shares = backend in HOUSED and marked("one_container") is not None and marked("own_container") is None
+    exec = housed_exec if shares else shared_exec
 
     def run_snippet(code: str, *, limits: dict[str, Any] | None = None, **options: Any) -> ExecutionResult:
         wanted = {"profile": "dev", "backend": backend, "limits": {"wall_seconds": 20, **(limits or {})}}
-        return shared_exec.execute_code(code, **(wanted | options))
+        return exec.execute_code(code, **(wanted | options))
 
     return run_snippet
 
 
 @pytest.fixture(scope="session")
-def languages(shared_exec: Exec) -> Mapping[str, frozenset[str]]:
+def languages(capabilities: Mapping[str, Capabilities]) -> Mapping[str, frozenset[str]]:
     """By backend, what its guests can speak here."""
-    return {kind: found.languages for kind, found in shared_exec.probe().items()}
+    return {kind: found.languages for kind, found in capabilities.items()}
 
 
 @pytest.fixture
@@ -53,16 +70,27 @@ def speaking(language: str, run: Run, backend: str, languages: Mapping[str, froz
 
 
 @pytest.fixture(scope="session")
-def demo_tools(shared_exec: Exec) -> None:
+def execs(shared_exec: Exec, housed_exec: Exec) -> tuple[Exec, Exec]:
+    """Those that `run` uses: tools are registered in both."""
+    return shared_exec, housed_exec
+
+
+@pytest.fixture(scope="session")
+def demo_tools(execs: tuple[Exec, Exec]) -> None:
     """Tools in the namespace `demo`, and `demo_plain`, which has none."""
-    shared_exec.tool(namespace="demo", examples=[ToolExample("Two numbers", {"a": 1, "b": 2}, "their sum")])(add)
+    for exec in execs:
+        register_demo_tools(exec)
+
+
+def register_demo_tools(host: Exec) -> None:
+    host.tool(namespace="demo", examples=[ToolExample("Two numbers", {"a": 1, "b": 2}, "their sum")])(add)
     functions: tuple[Callable[..., Any], ...] = (double, echo, fail, refuse, slow, wait, bulky)
     for function in functions:
-        shared_exec.tool(namespace="demo", read_only=True)(function)
-    shared_exec.tool(namespace="demo", name="hang", timeout_seconds=0.3)(wait)
-    shared_exec.tool(demo_plain)
+        host.tool(namespace="demo", read_only=True)(function)
+    host.tool(namespace="demo", name="hang", timeout_seconds=0.3)(wait)
+    host.tool(demo_plain)
     for version in ("1.0", "2.0"):
-        shared_exec.tool(namespace="demo", name="edition", version=version)(partial(edition, version))
+        host.tool(namespace="demo", name="edition", version=version)(partial(edition, version))
 
 
 def add(a: int, b: int = 10) -> int:

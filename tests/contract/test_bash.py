@@ -7,6 +7,8 @@ import pytest
 from sandbox import Artifact, Outcome
 from tests.contract.conftest import Run
 
+pytestmark = pytest.mark.one_container
+
 
 @pytest.mark.parametrize(
     ("code", "value"),
@@ -193,6 +195,7 @@ def test_a_command_that_is_killed_leaves_the_rest_alone(bash: Run) -> None:
     assert (result.outcome, result.stdout) == (Outcome.COMPLETED, "11\n")
 
 
+@pytest.mark.own_container
 def test_a_snippet_that_goes_on_for_ever_times_out(bash: Run) -> None:
     result = bash("echo started; while :; do :; done", limits={"wall_seconds": 1})
     assert (result.outcome, result.limit, result.stdout) == (Outcome.TIMED_OUT, "wall_seconds", "started\n")
@@ -204,6 +207,7 @@ def test_output_is_bounded(bash: Run) -> None:
     assert result.truncated == frozenset({"stdout"})
 
 
+@pytest.mark.own_container
 @pytest.mark.parametrize("name", ["KILL", "USR1", "SEGV"])
 def test_a_signal_to_itself_is_a_kill(bash: Run, name: str) -> None:
     result = bash(f"echo before; kill -{name} $$; sleep 5")
@@ -212,11 +216,13 @@ def test_a_signal_to_itself_is_a_kill(bash: Run, name: str) -> None:
     assert f"SIG{name}" in result.error.message
 
 
+@pytest.mark.own_container
 def test_the_exit_status_of_a_killed_child_is_no_kill(bash: Run) -> None:
     result = bash("(kill -KILL $BASHPID)")
     assert (result.outcome, result.exit_code) == (Outcome.EXITED, 137)
 
 
+@pytest.mark.own_container
 def test_what_runs_on_in_the_background_does_not_hold_the_snippet_up(bash: Run) -> None:
     result = bash("sleep 60 & (sleep 60; echo late) & result done")
     assert (result.outcome, result.value) == (Outcome.COMPLETED, "done")

@@ -5,6 +5,8 @@ import pytest
 from sandbox import GuestError, Outcome
 from tests.contract.conftest import Run
 
+pytestmark = pytest.mark.one_container
+
 DIVISION = ("ZeroDivisionError", "division by zero")
 OURS = ("/runtimes/", "gateway/", "grpc", "site-packages", "wit_world", "asyncio/runners")
 
@@ -131,6 +133,7 @@ def test_a_huge_message_is_cut(run: Run) -> None:
     assert len(error.traceback) <= 64 * 1024
 
 
+@pytest.mark.own_container
 @pytest.mark.parametrize(
     ("code", "exit_code", "stderr"),
     [
@@ -218,6 +221,7 @@ def test_code_that_nests_or_goes_on_within_reason_runs(run: Run, code: str) -> N
     assert run(code).outcome is Outcome.COMPLETED
 
 
+@pytest.mark.own_container
 def test_an_abort_is_a_kill(run: Run) -> None:
     result = run("import os\nprint('before')\nos.abort()")
     assert (result.outcome, result.stdout, result.value) == (Outcome.KILLED, "before\n", None)

@@ -11,9 +11,19 @@ from tests.contract.conftest import Run
 ENDED = {Outcome.COMPLETED, Outcome.RAISED, Outcome.EXITED, Outcome.KILLED, Outcome.LIMIT_EXCEEDED, Outcome.TIMED_OUT}
 
 
+_well: dict[str, str] = {}
+"""By backend, the test before which the next guest was well."""
+
+
 @pytest.fixture(autouse=True)
-def _the_next_guest_is_well(run: Run) -> None:
-    """Before and, through the next test, after every attack a plain snippet works."""
+def _the_next_guest_is_well(run: Run, backend: str, request: pytest.FixtureRequest) -> None:
+    """Before and, through the next test, after every kind of attack a plain snippet works."""
+    if _well.get(backend) != request.node.originalname:
+        _well[backend] = request.node.originalname
+        assert_next_guest_is_well(run)
+
+
+def assert_next_guest_is_well(run: Run) -> None:
     result = run("print('fine')\ntools.demo.add(a=1)")
     assert (result.outcome, result.value, result.stdout) == (Outcome.COMPLETED, 11, "fine\n")
 
@@ -233,3 +243,4 @@ def test_a_neighbour_is_not_disturbed(run: Run) -> None:
         attacks = ["while True: pass", "x = []\nwhile True: x.append(bytearray(1 << 20))", "import os\nos.abort()"]
         list(threads.map(lambda code: run(code, limits={"wall_seconds": 1}), attacks))
         assert (calm.result().outcome, calm.result().value) == (Outcome.COMPLETED, 11)
+    assert_next_guest_is_well(run)

@@ -1,10 +1,12 @@
 """What a snippet finds around it: its own folder, its own environment, and nothing of anybody else's."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sandbox import Artifact, Exec, InvalidRequest, Outcome, PolicyDenied
+from runtimes.base import Capabilities
+from sandbox import Artifact, InvalidRequest, Outcome, PolicyDenied
 from tests.contract.conftest import Run
 
 
@@ -191,8 +193,10 @@ REACH_OUT = {
 
 
 @pytest.mark.parametrize("code", REACH_OUT.values(), ids=REACH_OUT)
-def test_profile_standard_isolates_or_refuses(run: Run, shared_exec: Exec, backend: str, code: str) -> None:
-    if shared_exec.probe()[backend].boundaries == 0:
+def test_profile_standard_isolates_or_refuses(
+    run: Run, capabilities: Mapping[str, Capabilities], backend: str, code: str
+) -> None:
+    if capabilities[backend].boundaries == 0:
         with pytest.raises(PolicyDenied, match="wants 1 boundaries"):
             run(code, profile="standard")
         return

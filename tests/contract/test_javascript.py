@@ -8,6 +8,8 @@ import pytest
 from sandbox import Artifact, GuestError, Outcome
 from tests.contract.conftest import Run
 
+pytestmark = pytest.mark.one_container
+
 
 def raised(run: Run, code: str) -> GuestError:
     result = run(code)
@@ -199,6 +201,7 @@ def test_waiting_for_nothing_is_an_error_at_once(javascript: Run) -> None:
     assert "deadlock" in raised(javascript, "await new Promise(() => {})").message
 
 
+@pytest.mark.own_container
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [("process.exit(3)", 3), ("process.exit()", 0), ("process.exitCode = 4; 1", 4), ("process.reallyExit(5)", 5)],
@@ -208,6 +211,7 @@ def test_exits_are_no_errors(javascript: Run, code: str, exit_code: int) -> None
     assert (result.outcome, result.exit_code) == (Outcome.EXITED, exit_code)
 
 
+@pytest.mark.own_container
 def test_an_abort_is_a_kill(javascript: Run) -> None:
     result = javascript("console.log('before'); process.abort()")
     assert (result.outcome, result.stdout) == (Outcome.KILLED, "before\n")
@@ -297,6 +301,7 @@ def test_tools_that_were_not_granted_are_refused(javascript: Run) -> None:
     assert [call.status for call in result.tool_calls] == ["refused"]
 
 
+@pytest.mark.own_container
 def test_a_snippet_that_goes_on_for_ever_times_out(javascript: Run) -> None:
     result = javascript("console.log('started'); for (;;);", limits={"wall_seconds": 1})
     assert (result.outcome, result.limit, result.stdout) == (Outcome.TIMED_OUT, "wall_seconds", "started\n")
@@ -308,6 +313,7 @@ def test_output_is_bounded(javascript: Run) -> None:
     assert result.truncated == frozenset({"stdout"})
 
 
+@pytest.mark.own_container
 @pytest.mark.parametrize(
     "code",
     [
@@ -321,6 +327,7 @@ def test_a_memory_bomb_exceeds_its_limit(javascript: Run, code: str) -> None:
     assert (result.outcome, result.limit) == (Outcome.LIMIT_EXCEEDED, "memory_bytes"), result.summary()
 
 
+@pytest.mark.own_container
 def test_processor_time_is_bounded(javascript: Run) -> None:
     result = javascript("for (;;);", limits={"cpu_seconds": 1})
     assert (result.outcome, result.limit) == (Outcome.LIMIT_EXCEEDED, "cpu_seconds"), result.summary()

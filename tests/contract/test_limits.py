@@ -1,10 +1,12 @@
 """Limits hold whatever the guest does, and the result says which were held."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from sandbox import Exec, InvalidRequest, Outcome
+from runtimes.base import Capabilities
+from sandbox import InvalidRequest, Outcome
 from tests.contract.conftest import Run
 
 MIB = 1 << 20
@@ -42,6 +44,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
 def test_whatever_does_not_end_is_stopped_in_time(run: Run, code: str) -> None:
     result = run(code, limits={"wall_seconds": 0.3, "memory_bytes": 1024 * MIB})
@@ -124,11 +127,11 @@ def test_whole_numbers_are_asked_for_where_they_count_things(run: Run) -> None:
         run("1", limits={"tool_calls": 2.5})
 
 
-def test_enforced_says_what_was_held(run: Run, shared_exec: Exec, backend: str) -> None:
+def test_enforced_says_what_was_held(run: Run, capabilities: Mapping[str, Capabilities], backend: str) -> None:
     asked = {"wall_seconds": 5, "cpu_seconds": 5, "memory_bytes": 200 * MIB, "disk_bytes": MIB, "chain_steps": 5}
     result = run("1", limits=asked)
     shared = {"wall_seconds", "output_bytes", "tool_calls", "chain_steps"}
-    assert result.enforced == (shared | shared_exec.probe()[backend].enforces) & set(result.limits.asked())
+    assert result.enforced == (shared | capabilities[backend].enforces) & set(result.limits.asked())
     assert {"wall_seconds", "cpu_seconds", "memory_bytes", "tool_calls"} <= result.enforced
     assert result.limits.memory_bytes == 200 * MIB
     assert result.limits.pids is None

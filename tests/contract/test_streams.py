@@ -10,6 +10,8 @@ from sandbox import Exec, Outcome, ToolContext
 from sandbox.result import ToolCall
 from tests.contract.conftest import Run
 
+pytestmark = pytest.mark.one_container
+
 READ = {
     "sync": "events = list(tools.stream_tool({call}))\nevents",
     "async": "events = [event async for event in tools.aio.stream_tool({call})]\nevents",
@@ -17,9 +19,10 @@ READ = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def streaming_tools(shared_exec: Exec) -> None:
-    for function in (count, spell, endless):
-        shared_exec.tool(namespace="stream")(function)
+def streaming_tools(execs: tuple[Exec, Exec]) -> None:
+    for exec in execs:
+        for function in (count, spell, endless):
+            exec.tool(namespace="stream")(function)
 
 
 async def count(to: int, context: ToolContext, fail_at: int = -1) -> AsyncIterator[int]:

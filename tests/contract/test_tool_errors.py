@@ -7,6 +7,8 @@ import pytest
 from sandbox import ExecutionResult, Outcome
 from tests.contract.conftest import Run
 
+pytestmark = pytest.mark.one_container
+
 CATCH = """
 try:
     {call}

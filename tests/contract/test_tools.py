@@ -8,6 +8,8 @@ import pytest
 from sandbox import Outcome
 from tests.contract.conftest import Run
 
+pytestmark = pytest.mark.one_container
+
 
 @pytest.mark.parametrize(
     ("code", "value"),

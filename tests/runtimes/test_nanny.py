@@ -12,6 +12,8 @@ from typing import IO, Any
 
 import pytest
 
+from runtimes import _nanny
+
 STAND_IN = """
 import os, signal, subprocess, sys, time
 from runtimes import _nanny
@@ -205,3 +207,12 @@ def test_all_die_with_a_host_that_was_killed(escape: str) -> None:
         assert len(pids) > 2
         host.kill()
     assert soon(lambda: not any(alive(pid) for pid in pids)), [pid for pid in pids if alive(pid)]
+
+
+def test_a_guest_that_has_ended_is_known_before_and_after_it_was_waited_for() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as guest:
+        assert not _nanny._has_ended(guest.pid)
+        guest.kill()
+        os.waitid(os.P_PID, guest.pid, os.WEXITED | os.WNOWAIT)
+        assert _nanny._has_ended(guest.pid)
+    assert _nanny._has_ended(guest.pid)

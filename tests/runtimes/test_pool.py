@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 from gateway.endpoint import Endpoint
 from gateway.errors import BackendUnavailable, Busy, Closed, SandboxError, SandboxLost
 from gateway.server import GatewayServer
+from runtimes import _pace
 from runtimes import pool as module
 from runtimes._pace import MAX_STARTING
 from runtimes.base import BackendContext, SandboxSpec
@@ -202,8 +203,9 @@ async def test_when_all_warm_ones_died_a_new_one_is_made(rig: Rig) -> None:
     ],
 )
 async def test_a_broken_engine_tells_every_claimer_and_is_not_hammered(
-    rig: Rig, error: Exception, expected: type[SandboxError]
+    rig: Rig, error: Exception, expected: type[SandboxError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_pace, "MAX_PAUSE_SECONDS", 0.3)
     rig.backend.error = error
     pool = rig.pool(4)
     async with anyio.create_task_group() as claims:

@@ -234,3 +234,28 @@ async def test_all_of_an_execution_is_recorded(tmp_path: Path) -> None:
     assert last.evidence["isolation"] == "none"
     assert (await journal.verify()).ok
     await journal.aclose()
+
+
+async def test_secrets_are_masked_before_they_are_hashed(tmp_path: Path) -> None:
+    journal = SqlJournal(f"sqlite:///{tmp_path}/journal.db")
+    value = "s3cr3t-value-of-the-host"
+    async with AsyncExec(allow_unsafe=True, journal=journal, secrets={"KEY": value}) as host:
+
+        @host.tool
+        def echo(text: str) -> str:
+            """Say it again."""
+            return text * 2000
+
+        await host.execute_code(
+            f"print('{value}'); tools.echo(text='{value}')",
+            profile="dev",
+            backend="unsafe",
+            env={"NAME": value},
+            files={"in": value},
+            caller=Caller(extras={"key": value}),
+        )
+    assert value.encode() not in everything(tmp_path)
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.iterdir())

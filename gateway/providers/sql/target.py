@@ -151,6 +151,11 @@ def default_tls(url: URL) -> Tls:
     return "verify"
 
 
+def own_server(url: URL) -> Egress:
+    """For a server of the operator's own, such as a journal's: rules of egress are for what tools reach."""
+    return Egress((url.host or "localhost", "0.0.0.0/0", "::/0"))
+
+
 def origin_url(target: Target) -> str:
     """The server alone, as rules of egress have it."""
     host = f"[{target.host}]" if ":" in target.host else target.host
