@@ -9,6 +9,7 @@ from gateway.base import Gateway
 from gateway.endpoint import Endpoint
 from gateway.errors import ProtocolError
 from gateway.frames import Execute, Finished, Hello, StreamName
+from gateway.site import TapeLog
 from gateway.streaming import Streams
 
 
@@ -16,13 +17,14 @@ from gateway.streaming import Streams
 class Binding:
     """What one execution gives its guest's stream: the gateway it may call, and where output and files go.
 
-    `streams` are the streamed calls that the guest has begun.
+    `streams` are the streamed calls that the guest has begun, `tape` what it says its clock was told.
     """
 
     gateway: Gateway
     on_output: Callable[[StreamName, bytes], None]
     on_artifact: Callable[[str, bytes], None]
     streams: Streams = field(default_factory=Streams)
+    tape: TapeLog = field(default_factory=TapeLog)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,9 @@ class Attachment:
     """One guest's stream, from the token that was made for it to the guest's last word.
 
     `hello` is None until the guest attached, `finished` until it said how the snippet ended. `fault` is how it broke
-    the contract; `failure` is what failed on the host's side, such as a journal, for whoever asked for it. Invariant:
-    `binding` is set once, before the snippet is sent, and until then every tool call of the guest is refused.
+    the contract; `answered` are the ids of calls whose answers it was given ahead; `failure` is what failed on the
+    host's side, such as a journal, for whoever asked for it. Invariant: `binding` is set once, before the snippet is
+    sent, and until then every tool call of the guest is refused.
     """
 
     def __init__(self, endpoint: Endpoint, forget: Callable[[], None]) -> None:
@@ -48,6 +51,7 @@ class Attachment:
         self.finished: Finished | None = None
         self.fault: ProtocolError | None = None
         self.failure: Exception | None = None
+        self.answered: frozenset[int] = frozenset()
         self._line: Line | None = None
         self._forget = forget
         self._attached = anyio.Event()
@@ -76,6 +80,7 @@ class Attachment:
         if self.binding is not None:
             raise ProtocolError("this guest was given a snippet before; a guest runs one")
         self.binding = binding
+        self.answered = frozenset(request.replies)
         await self._line.send(request)
 
     def hang_up(self) -> None:

@@ -1,19 +1,30 @@
 """The calls of one execution, from asked for to ended: in memory, in the journal, and told to whoever listens."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 import anyio
 
 from gateway.base import JsonValue
 from gateway.context import ANYBODY, Caller
 from gateway.errors import JournalUnavailable
-from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Journal, ToolCall, arguments_sha256
+from gateway.journal.base import (
+    EMPTY,
+    Blob,
+    CallFinished,
+    CallStarted,
+    CallStatus,
+    Record,
+    ToolCall,
+    arguments_sha256,
+)
 from gateway.notices import NOTHING, CallFeed, Notice
 from gateway.payload import Encoded, RecordedList, recorded
 from gateway.policies.base import Call
+from gateway.site import TapeLog, frame
 from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
@@ -30,8 +41,17 @@ CANCELLED: Mapping[str, JsonValue] = {
 }
 
 
+class Keeper(Protocol):
+    """Of a journal, what the calls of one execution need."""
+
+    async def append(self, *records: Record) -> None: ...
+
+    async def put(self, execution_id: str, data: bytes) -> Blob: ...
+
+
 class CallLog:
-    """`on_call` is told of every call when it starts (status None) and when it ends; `feed` of that and of more.
+    """`before` are calls of an earlier run, which keep their indexes. `on_call` is told of every call when it starts
+    (status None) and when it ends; `feed` of that and of more.
 
     The journal gets values whole; what is kept here, and told, is bounded.
     """
@@ -39,24 +59,53 @@ class CallLog:
     def __init__(
         self,
         execution_id: str,
-        journal: Journal,
+        journal: Keeper,
         on_call: Callable[[ToolCall], None] | None = None,
         caller: Caller = ANYBODY,
         feed: CallFeed | None = None,
+        *,
+        before: Sequence[ToolCall] = (),
     ) -> None:
         self.execution_id = execution_id
         self.tenant_id = caller.tenant_id
         self.journal = journal
-        self.calls: list[ToolCall] = []
+        self.calls = list(before)
+        self.tape = TapeLog()
         self._on_call = on_call
         self._caller = caller
         self._feed = feed or CallFeed()
 
     def open(
-        self, tool_id: str, arguments: Encoded, via: str, warnings: tuple[str, ...] = (), *, whole: bool = True
+        self,
+        tool_id: str,
+        arguments: Encoded,
+        via: str,
+        warnings: tuple[str, ...] = (),
+        *,
+        site: str = "",
+        whole: bool = True,
     ) -> "OpenCall":
         """Give the call its index. Unless `whole`, the journal too gets no more than the head of large arguments."""
-        return OpenCall(self, tool_id, arguments, via, warnings, whole=whole)
+        call = ToolCall(
+            index=len(self.calls),
+            tool_id=tool_id,
+            arguments=recorded(arguments.data),
+            status=None,
+            result=None,
+            error=None,
+            started_at=datetime.now(UTC),
+            duration_seconds=0.0,
+            attempts=0,
+            via=via,
+            site=site,
+            warnings=warnings,
+        )
+        self.calls.append(call)
+        return OpenCall(self, call, arguments, whole=whole)
+
+    def reopen(self, index: int, arguments: Encoded) -> "OpenCall":
+        """A call of the earlier run that is recorded as started already."""
+        return OpenCall(self, self.calls[index], arguments)
 
     def tell(self, call: ToolCall) -> None:
         if self._on_call is not None:
@@ -84,32 +133,22 @@ class OpenCall:
 
     __slots__ = ("_arguments", "_began", "_call", "_clock", "_log", "_whole")
 
-    def __init__(
-        self, log: CallLog, tool_id: str, arguments: Encoded, via: str, warnings: tuple[str, ...], *, whole: bool
-    ) -> None:
+    def __init__(self, log: CallLog, call: ToolCall, arguments: Encoded, *, whole: bool = True) -> None:
         self._log = log
         self._began = False
         self._clock = time.perf_counter()
         self._arguments: Encoded | None = arguments
         self._whole = whole
-        self._call = ToolCall(
-            index=len(log.calls),
-            tool_id=tool_id,
-            arguments=recorded(arguments.data),
-            status=None,
-            result=None,
-            error=None,
-            started_at=datetime.now(UTC),
-            duration_seconds=0.0,
-            attempts=0,
-            via=via,
-            warnings=warnings,
-        )
-        log.calls.append(self._call)
+        self._call = call
 
     @property
     def index(self) -> int:
         return self._call.index
+
+    @property
+    def duration_seconds(self) -> float:
+        """Once it has ended."""
+        return self._log.calls[self._call.index].duration_seconds
 
     async def start(self, key: str = "", *, refused: bool = False) -> None:
         """Record the start. What the journal raises comes out: such a call must not be made.
@@ -130,8 +169,11 @@ class OpenCall:
             arguments=Blob.of(arguments.data) if self._whole else Blob.of_json(call.arguments),
             arguments_sha256=arguments_sha256(arguments.value),
             via=call.via,
+            site=call.site,
             key=call.key,
             warnings=call.warnings,
+            tape=Blob.of(tape) if (tape := self._log.tape.take()) else EMPTY,
+            frame=frame.get(),
         )
         try:
             await self._log.journal.append(record)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.base import MAX_BATCH, CallOutcome, ChainResult, ChainStep, JsonValue
@@ -10,10 +11,18 @@ from gateway.grant import Grant
 from gateway.payload import error_json
 
 
+@dataclass(slots=True)
+class Took:
+    """How long a call took, as its record says."""
+
+    seconds: float = 0.0
+
+
 class CallTool(Protocol):
     """Makes one call whose budget is reserved already, and gives the reservation back when it refuses the call.
 
-    With `flaw` the call cannot be made: it is recorded as refused, and the flaw raised. Raises ToolError.
+    With `flaw` the call cannot be made: it is recorded as refused, and the flaw raised. `position` is its own among the
+    calls of a chain or a batch. Raises ToolError.
     """
 
     async def __call__(
@@ -21,6 +30,8 @@ class CallTool(Protocol):
         tool_id: str,
         arguments: JsonValue,
         *,
+        position: int,
+        took: Took,
         flaw: ToolError | None = None,
         timeout_seconds: float | None = None,
     ) -> JsonValue: ...
@@ -66,17 +77,23 @@ async def run_chain(steps: Sequence[ChainStep], grant: Grant, call: CallTool, bo
 
 
 async def outcome_of(
-    call: CallTool, tool_id: str, arguments: JsonValue, *, flaw: ToolError | None, timeout_seconds: float | None
+    call: CallTool,
+    tool_id: str,
+    arguments: JsonValue,
+    *,
+    position: int,
+    flaw: ToolError | None,
+    timeout_seconds: float | None,
 ) -> CallOutcome:
     """One call as a value, its error too."""
-    started = time.perf_counter()
+    took = Took()
     if flaw is None and timeout_seconds is not None and timeout_seconds <= 0:
         flaw, timeout_seconds = ToolTimeout(tool_id, 0.0), None
     try:
-        value = await call(tool_id, arguments, flaw=flaw, timeout_seconds=timeout_seconds)
+        value = await call(tool_id, arguments, position=position, took=took, flaw=flaw, timeout_seconds=timeout_seconds)
     except ToolError as exc:
-        return CallOutcome(tool_id, ok=False, error=error_json(exc), duration_seconds=time.perf_counter() - started)
-    return CallOutcome(tool_id, ok=True, value=value, duration_seconds=time.perf_counter() - started)
+        return CallOutcome(tool_id, ok=False, error=error_json(exc), duration_seconds=took.seconds)
+    return CallOutcome(tool_id, ok=True, value=value, duration_seconds=took.seconds)
 
 
 def check_batch(size: int) -> None:
@@ -99,7 +116,12 @@ async def _run_step(step: ChainStep, before: Sequence[CallOutcome], call: CallTo
     except InvalidInput as exc:
         flaw = exc
     return await outcome_of(
-        call, step.tool_id, arguments, flaw=flaw, timeout_seconds=bounds.bound(step.timeout_seconds)
+        call,
+        step.tool_id,
+        arguments,
+        position=len(before),
+        flaw=flaw,
+        timeout_seconds=bounds.bound(step.timeout_seconds),
     )
 
 

@@ -19,7 +19,7 @@ from gateway.base import (
 )
 from gateway.chain import check_timeout
 from gateway.context import Progress
-from gateway.direct import check_limit
+from gateway.discovery import check_limit
 from gateway.endpoint import Endpoint
 from gateway.errors import ProtocolError
 from gateway.frames import GUEST_OPTIONS

@@ -1,67 +1,65 @@
 """The gateway in process: every call checked against the grant, recorded, run."""
 
+import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
-import anyio
-
+from gateway.answers import answer_of, told
 from gateway.base import (
     MAX_ARGUMENTS_BYTES,
     CallOutcome,
     ChainResult,
     ChainStep,
-    DetailLevel,
     JsonValue,
     ParallelCall,
-    ToolPage,
-    ToolSummary,
 )
-from gateway.calls import CallLog, Chunks
-from gateway.chain import Time, check_timeout, run_chain
+from gateway.calls import CallLog, Chunks, Keeper, OpenCall
+from gateway.chain import Time, Took, check_timeout, run_chain
 from gateway.context import Progress, ToolContext
+from gateway.discovery import Discovery
 from gateway.errors import (
     BudgetExceeded,
     DeadlineExceeded,
-    InvalidInput,
     ToolDenied,
     ToolError,
-    ToolNotFound,
     ToolTimeout,
 )
+from gateway.gate import ExecutionGate
 from gateway.grant import Grant
 from gateway.ids import within
-from gateway.journal.base import CallStatus, Journal, ToolCall
+from gateway.journal.base import CallFinished, CallStatus, ToolCall, arguments_sha256
 from gateway.parallel import Access, check_concurrent, run_parallel
-from gateway.payload import Encoded, NotJsonError, error_json, normalise, printable
+from gateway.past import INNER, Asked, Beyond, Past, PastCall
+from gateway.payload import Encoded, error_json, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
 from gateway.runner import encoded_arguments
-from gateway.secrets import Secrets
+from gateway.site import TapeLog
 from gateway.streaming import Feed, ToolStream
-from gateway.tools.access import access_of, permits
-from gateway.tools.docs import describe, examples
-from gateway.tools.model import ToolId
+from gateway.suspension import Suspension
+from gateway.tools.access import access_of
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
 from gateway.tracing import call_span, here, note
+from gateway.way import Way, encoded_for_record, ends_in, shorter, site_of, warnings_of
 
 MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
 
 _MAX_ID_TEXT = 400
-MAX_LIMIT = 100
-_MAX_HINTS = 50
-"""Unknown ids of one execution that resolvers are asked for, and that are answered with the names of similar tools."""
 _CLOCK_SLACK_SECONDS = 0.005
 
 
-class DirectGateway:
+class DirectGateway(Discovery):
     """What one execution may do, in the host's own process. Implements `gateway.base.Gateway`.
 
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
     is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
     its error comes out as it is. With `in_sequence` the calls of a batch are made one after another.
+
+    With a `past`, calls that were made before are answered from it. `suspension` ends the execution when a call waits
+    for a person; without one nobody can be asked.
     """
 
     def __init__(
@@ -70,25 +68,34 @@ class DirectGateway:
         pipeline: Pipeline,
         registry: ToolRegistry,
         search: ToolSearch,
-        journal: Journal,
+        journal: Keeper,
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
         *,
         in_sequence: bool = False,
+        past: Past | None = None,
+        suspension: Suspension | None = None,
     ) -> None:
-        self.grant = grant
+        super().__init__(grant, registry, search)
         self.flooded = False
         self._on_flood = on_flood
         self._in_sequence = in_sequence
         self._pipeline = pipeline
         self._secrets = pipeline.secrets
         self._inner = _Inner(self)
-        self._registry = registry
-        self._search = search
-        self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed)
+        self._past = past
+        self._suspension = suspension
+        self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
+        kept = past.calls if past is not None and past.beyond is Beyond.LIVE else ()
+        before = tuple(told(call) for call in kept if call.own)
+        self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed, before=before)
         self._span = here()
         self._refused = 0
-        self._hints = 0
+
+    @property
+    def tape(self) -> TapeLog:
+        """Takes what the guest was told of time, on its way into the records."""
+        return self._log.tape
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -113,10 +120,11 @@ class DirectGateway:
 
     async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
         call = functools.partial(self._call, "run_chain", reserved=True)
+        await self._refused_before("run_chain", {"steps": len(steps)})
         try:
             return await run_chain(steps, self.grant, call, Time(timeout_seconds))
         except BudgetExceeded as exc:
-            await self._refuse("run_chain", "run_chain", {"steps": len(steps)}, exc)
+            await self._refuse(Way("run_chain", site_of()), "run_chain", {"steps": len(steps)}, exc)
             raise
 
     async def run_parallel(
@@ -129,43 +137,12 @@ class DirectGateway:
         call = functools.partial(self._call, "run_parallel", reserved=True)
         check_concurrent(max_concurrent)
         max_concurrent = 1 if self._in_sequence else max_concurrent
+        await self._refused_before("run_parallel", {"calls": len(calls)})
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
-            await self._refuse("run_parallel", "run_parallel", {"calls": len(calls)}, exc)
+            await self._refuse(Way("run_parallel", site_of()), "run_parallel", {"calls": len(calls)}, exc)
             raise
-
-    async def search_tools(
-        self, query: str, limit: int = 10, *, namespace: str | None = None, tags: Sequence[str] = ()
-    ) -> tuple[ToolSummary, ...]:
-        self._check_open()
-        check_limit(limit)
-        return await self._search.find(query, limit, namespace=namespace, tags=tags, permits=self._permits)
-
-    async def list_tools(
-        self,
-        limit: int = 100,
-        cursor: str | None = None,
-        *,
-        query: str = "",
-        namespace: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> ToolPage:
-        self._check_open()
-        check_limit(limit)
-        page = await self._search.page(query, limit, cursor, namespace=namespace, tags=tags, permits=self._permits)
-        return ToolPage(page.items, page.cursor)
-
-    async def describe_tool(self, tool_id: str, level: DetailLevel = "summary") -> dict[str, JsonValue]:
-        return describe(await self._granted(tool_id), level)
-
-    async def list_namespaces(self) -> tuple[str, ...]:
-        self._check_open()
-        return tuple(sorted({tool.tool.id.namespace for tool in self._registry.tools() if self._permits(tool)}))
-
-    async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        check_limit(limit)
-        return examples(await self._granted(tool_id), limit)
 
     async def _call(
         self,
@@ -177,7 +154,14 @@ class DirectGateway:
         timeout_seconds: float | None = None,
         reserved: bool = False,
         feed: Feed | None = None,
+        position: int | None = None,
+        took: Took | None = None,
     ) -> JsonValue:
+        way = Way(via, site_of(position), timeout_seconds, feed, took or Took())
+        if (found := await self._recorded(way.site, tool_id, arguments)) is not None:
+            return await self._again(way, found, arguments, reserved=reserved)
+        if self._suspension is not None:
+            await self._suspension.admit()
         try:
             tool = await self._granted(tool_id)
             given = encoded_arguments(arguments)
@@ -188,26 +172,29 @@ class DirectGateway:
         except ToolError as exc:
             if reserved:
                 self.grant.release(1)
-            await self._refuse(via, tool_id, arguments, self._masked(exc))
+            await self._refuse(way, tool_id, arguments, self._masked(exc))
             raise
-        return await self._run(via, tool, given, timeout_seconds, feed)
+        return await self._run(way, tool, given)
 
-    async def _run(
-        self, via: str, tool: RegisteredTool, given: Encoded, timeout_seconds: float | None, feed: Feed | None
-    ) -> JsonValue:
+    async def _run(self, way: Way, tool: RegisteredTool, given: Encoded) -> JsonValue:
         """Make a call that is permitted and paid for."""
         shown = given if self._secrets is None else self._secrets.encoded(given)
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
-        record = self._log.open(tool.id, shown, via, _warnings(tool, given), whole=whole)
+        record = self._log.open(tool.id, shown, way.via, warnings_of(tool, given), site=way.site, whole=whole)
         chunks = Chunks(self._log)
-        call = self._prepared(tool, record.index, timeout_seconds, feed, chunks)
+        call = self._prepared(way, tool, record.index, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
         await record.start(call.key if self._secrets is None else self._secrets.text(call.key))
+        return await self._make(way, record, call, chunks, flaw)
+
+    async def _make(self, way: Way, record: OpenCall, call: Call, chunks: Chunks, flaw: ToolError | None) -> JsonValue:
+        """Through its policies to the tool, and its end into the journal."""
         try:
             if flaw is not None:
                 raise flaw
-            with within(call.context), call_span(call, self._span):
+            working = nullcontext() if self._suspension is None else self._suspension.working()
+            with working, within(call.context), call_span(call, self._span):
                 result = await self._pipeline.run(call)
         except ToolError as exc:
             error = self._masked(self._late(exc))
@@ -216,11 +203,15 @@ class DirectGateway:
             await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
-            await record.abandon(exc, call.usage)
+            if self._gate is None or not self._gate.keeps(record.index):
+                await record.abandon(exc, call.usage)
             raise
+        finally:
+            way.took.seconds = record.duration_seconds
         call.usage.output_bytes = len(result.data) if call.emit is None else chunks.view.size_bytes
         kept = result.data if call.emit is None else chunks
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
+        way.took.seconds = record.duration_seconds
         return result.value
 
     async def call_inner(self, tool_id: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
@@ -229,17 +220,74 @@ class DirectGateway:
         tool = self._registry.resolve(tool_id)
         if not self.grant.admits(tool.tool.roles):
             raise ToolDenied(tool_id)
-        return await self._run("call_tool", tool, encoded_arguments(arguments), None, None)
+        return await self._run(Way(INNER, ""), tool, encoded_arguments(arguments))
 
-    def _prepared(
-        self,
-        tool: RegisteredTool,
-        index: int,
-        timeout_seconds: float | None,
-        feed: Feed | None,
-        chunks: Chunks,
-    ) -> Call:
-        grant = self.grant
+    async def _refused_before(self, via: str, arguments: JsonValue) -> None:
+        """Raises what a whole chain or batch was refused with in an earlier run."""
+        if self._past is not None and self._past.refuses(site_of(), via):
+            await self._call(via, via, arguments, reserved=True)
+
+    async def _recorded(self, site: str, tool_id: str, arguments: JsonValue) -> PastCall | None:
+        """The call of an earlier run that this one is."""
+        if self._past is None or self._refused >= MAX_REFUSED:
+            return None
+        tool = self._registry.find(tool_id)
+        names = (tool_id,) if tool is None else (tool_id, tool.id)
+        shown = (printable(tool_id, _MAX_ID_TEXT), *names)
+        return await self._past.find(
+            Asked(site, shown, arguments_sha256(encoded_for_record(arguments, self._secrets).value))
+        )
+
+    async def _again(self, way: Way, found: PastCall, arguments: JsonValue, *, reserved: bool) -> JsonValue:
+        """Answer a call as it was answered before; make it where that never happened."""
+        past, finished = self._past, found.finished
+        assert past is not None
+        if reserved and (not found.own or (finished is not None and finished.status is CallStatus.REFUSED)):
+            self.grant.release(1)
+        if found.own:
+            self._count_again(finished, reserved=reserved)
+            if not found.answered and past.beyond is Beyond.LIVE:
+                return await self._make_again(way, found, encoded_arguments(arguments))
+        answer = await answer_of(past, found)
+        way.took.seconds = answer.duration_seconds
+        if way.feed is not None:
+            for chunk in answer.chunks:
+                await way.feed.chunk(chunk)
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+    def _count_again(self, finished: CallFinished | None, *, reserved: bool) -> None:
+        if finished is not None and finished.status is CallStatus.REFUSED:
+            self._refused += 1
+        elif not reserved:
+            self.grant.used_calls += 1
+
+    async def _make_again(self, way: Way, found: PastCall, given: Encoded) -> JsonValue:
+        """A call that had begun when its host ended, or that waited for a person."""
+        record = self._log.reopen(found.index, given)
+        chunks = Chunks(self._log)
+        try:
+            tool = await self._granted(found.started.tool_id)
+        except ToolError as exc:
+            await record.finish(CallStatus.FAILED, error=error_json(exc))
+            raise
+        call = self._prepared(way, tool, found.index, chunks)
+        flaw = self._flaw(call, given)
+        if not call.key:
+            call.context = dataclasses.replace(call.context, idempotency_key=found.started.key)
+        if flaw is None and self._gate is not None:
+            try:
+                await self._gate.admit_in_doubt(call, found)
+            except ToolError as exc:
+                flaw = exc
+        call.usage.decisions.append("begun again after the execution was taken up")
+        return await self._make(way, record, call, chunks, flaw)
+
+    def _prepared(self, way: Way, tool: RegisteredTool, index: int, chunks: Chunks) -> Call:
+        grant, feed = self.grant, way.feed
+        # A call that a tool makes has nobody to wait for: its tool is at work, and would be made again.
+        gate = None if way.via == INNER else self._gate
         context = ToolContext(
             tool_id=tool.id,
             caller=grant.caller,
@@ -251,8 +299,8 @@ class DirectGateway:
         )
         left = grant.remaining_seconds()
         if feed is None or not tool.streams:
-            deadline = _in(_shorter(timeout_seconds, left))
-            return Call(tool=tool, arguments={}, context=context, deadline=deadline, tell_of=self._told)
+            deadline = ends_in(shorter(way.timeout_seconds, left))
+            return Call(tool=tool, arguments={}, context=context, deadline=deadline, gate=gate, tell_of=self._told)
 
         async def emit(chunk: Encoded) -> None:
             await chunks.add(chunk.data)
@@ -262,9 +310,10 @@ class DirectGateway:
             tool=tool,
             arguments={},
             context=context,
-            deadline=_in(left),
+            deadline=ends_in(left),
             emit=emit,
-            wait_seconds=timeout_seconds,
+            wait_seconds=way.timeout_seconds,
+            gate=gate,
             tell_of=self._told,
         )
 
@@ -281,7 +330,7 @@ class DirectGateway:
             return exc
         return None
 
-    async def _refuse(self, via: str, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
+    async def _refuse(self, way: Way, tool_id: str, arguments: JsonValue, error: ToolError) -> None:
         """Record a call that is not made."""
         if self._refused >= MAX_REFUSED:
             if not self.flooded and self._on_flood is not None:
@@ -292,39 +341,11 @@ class DirectGateway:
         secrets = self._secrets
         if secrets is not None:
             tool_id = secrets.text(tool_id)
-        call = self._log.open(printable(tool_id, _MAX_ID_TEXT), _encoded(arguments, secrets), via, whole=False)
+        shown = printable(tool_id, _MAX_ID_TEXT)
+        call = self._log.open(shown, encoded_for_record(arguments, secrets), way.via, site=way.site, whole=False)
         await call.start(refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
-
-    async def _granted(self, tool_id: str) -> RegisteredTool:
-        """The tool, if this execution may call it now. Names of tools that it may not call are not given away."""
-        tool = self._registry.find(tool_id) or await self._resolved(tool_id)
-        # Whoever may call `crm:lookup` may call the version that this means now.
-        self.grant.check(tool.address if self.grant.permits(tool.address) else tool.id)
-        if not self.grant.admits(tool.tool.roles):
-            raise ToolDenied(tool_id)
-        return tool
-
-    async def _resolved(self, tool_id: str) -> RegisteredTool:
-        """What resolvers know by an id that is not registered: only what may be called, and not without end."""
-        if not self.grant.permits(tool_id) or self._hints >= _MAX_HINTS:
-            raise self._unknown(tool_id)
-        self._check_open()
-        with anyio.move_on_after(self.grant.remaining_seconds()):
-            tool = await self._registry.lookup(tool_id)
-            if tool is None:
-                raise self._unknown(tool_id)
-            return tool
-        raise DeadlineExceeded
-
-    def _unknown(self, tool_id: str) -> ToolNotFound:
-        ToolId.parse(tool_id)
-        self._hints += 1
-        near = self._registry.near(tool_id, self._permits) if self._hints <= _MAX_HINTS else ()
-        return ToolNotFound(tool_id, near)
-
-    def _permits(self, tool: RegisteredTool) -> bool:
-        return permits(self.grant, tool)
+        way.took.seconds = call.duration_seconds
 
     def _access(self, call: ParallelCall) -> Access | None:
         tool = self._registry.find(call.tool_id)
@@ -334,10 +355,6 @@ class DirectGateway:
             return access_of(tool.tool, tool.input.validate_input(call.arguments))
         except ToolError:
             return None
-
-    def _check_open(self) -> None:
-        if self.grant.closed or self.grant.remaining_seconds() == 0:
-            raise DeadlineExceeded
 
     def _masked(self, error: ToolError) -> ToolError:
         return error if self._secrets is None else self._secrets.error(error)
@@ -369,29 +386,3 @@ class _Inner:
     def __deepcopy__(self, memo: dict[int, object]) -> "_Inner":
         del memo
         return self
-
-
-def _warnings(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:
-    return tuple(f"the argument {name!r} is deprecated" for name in tool.input.deprecated(given.value))
-
-
-def _shorter(one: float | None, other: float | None) -> float | None:
-    return one if other is None else other if one is None else min(one, other)
-
-
-def _in(seconds: float | None) -> float | None:
-    return None if seconds is None else time.monotonic() + seconds
-
-
-def _encoded(arguments: JsonValue, secrets: Secrets | None) -> Encoded:
-    try:
-        given = normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
-        return given if secrets is None else secrets.encoded(given)
-    except NotJsonError as exc:
-        return normalise({"malformed": str(exc)})
-
-
-def check_limit(limit: int) -> None:
-    """Raise InvalidInput unless a search or a list may be so long."""
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInput(f"limit must be 1 to {MAX_LIMIT}, not {limit}")

@@ -15,6 +15,7 @@ SandboxError
 ├── NotRecorded               the journal does not have it, or not any more
 ├── LeaseHeld                 somebody else is at work on the execution
 ├── LeaseLost                 somebody else has taken the execution over
+├── ReplayDiverged            a replay did something else than what was recorded
 ├── ExecutionFailed           a guest did not complete (raised only by `result.raise_for_outcome()`)
 └── ToolError                 one tool call gave no result
     ├── InvalidToolId
@@ -25,6 +26,8 @@ SandboxError
     ├── PermissionMissing     the caller lacks a permission that the tool needs
     ├── RoleDenied            the tool is not for the caller's role
     ├── ApprovalRejected      a person looked at the call and said no
+    ├── CallInDoubt           it was cut off by a crash of the host, and nobody knows whether it was done
+    ├── CallNotRecorded       a replay has no answer for it, and nothing is called
     ├── EgressDenied          the tool would connect to where it may not
     ├── InvalidInput          the arguments do not fit the tool's input schema
     ├── InvalidOutput         the tool's result does not fit its output schema
@@ -187,6 +190,17 @@ class LeaseLost(SandboxError):
         super().__init__(f"the lease on execution {execution_id} is lost; stop working on it")
 
 
+class ReplayDiverged(SandboxError):
+    """A replay did something else than what was recorded; `recorded` and `actual` say what, each on a line."""
+
+    code = "replay_diverged"
+
+    def __init__(self, what: str, recorded: str, actual: str) -> None:
+        self.recorded = recorded
+        self.actual = actual
+        super().__init__(f"the replay diverged: {what}\n  recorded: {recorded}\n  actual:   {actual}")
+
+
 class ExecutionFailed(SandboxError):
     """A guest did not complete; `result` has everything that is known."""
 
@@ -292,6 +306,27 @@ class ApprovalRejected(ToolError):
     def __init__(self, tool_id: str, reason: str = "") -> None:
         said = f": {reason}" if reason else ""
         super().__init__(f"the call of tool {tool_id!r} was not approved{said}", details={"reason": reason})
+
+
+class CallInDoubt(ToolError):
+    """The host ended while the tool was at work, so nobody here knows whether it was done."""
+
+    code = "in_doubt"
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(
+            f"the call of tool {tool_id!r} was cut off by a crash, and may have been done; it is made again only when "
+            "it has an idempotency key, or its tool says read_only, or in_doubt='retry' or 'ask'"
+        )
+
+
+class CallNotRecorded(ToolError):
+    """A replay has no answer for this call."""
+
+    code = "call_not_recorded"
+
+    def __init__(self, tool_id: str) -> None:
+        super().__init__(f"the call of tool {tool_id[:200]!r} is not in the record that is replayed, and is not made")
 
 
 class EgressDenied(ToolError):

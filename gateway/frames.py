@@ -45,14 +45,32 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer to one call: `value` is JSON, or `error` is."""
+
+    value: bytes | None = None
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Execute:
-    """The snippet and what it may see. `files` are relative POSIX paths in its working folder."""
+    """The snippet and what it may see. `files` are relative POSIX paths in its working folder.
+
+    `seed` is where chance in the guest comes from, `unix_micros` when the execution began, and `tape` what an earlier
+    run of it was told of time. `earlier` snippets are run first, in the same namespace and unheard.
+    `replies` are answers by the ids of calls, given ahead.
+    """
 
     execution_id: str
     code: str
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     value_bytes: int = MAX_VALUE_BYTES
+    seed: bytes = b""
+    unix_micros: int = 0
+    tape: bytes = b""
+    earlier: tuple[str, ...] = ()
+    replies: Mapping[int, "Reply"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +86,14 @@ class GuestError:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A guest's last words. `value` counts when completed, `error` when raised, `exit_code` when exited."""
+    """A guest's last words. `value` counts when completed, `error` when raised, `exit_code` when exited.
+
+    `departed` says that it did not do what its tape says.
+    """
 
     kind: FinishedKind
     value: JsonValue = None
     value_is_repr: bool = False
     error: GuestError | None = None
     exit_code: int = 0
+    departed: bool = False

@@ -83,7 +83,7 @@ class _Batch:
             self.unspent -= 1
             bound = self._bounds.bound(item.timeout_seconds)
             self.outcomes[index] = await outcome_of(
-                self._call, item.tool_id, item.arguments, flaw=None, timeout_seconds=bound
+                self._call, item.tool_id, item.arguments, position=index, flaw=None, timeout_seconds=bound
             )
             ended.set()
 

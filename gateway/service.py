@@ -9,13 +9,15 @@ from typing import Any, NoReturn, TypeAlias
 import anyio
 from anyio.abc import TaskGroup
 
+from gateway import site
 from gateway._grpc import grpc
 from gateway.attachment import Attachment, Binding, Line
 from gateway.base import ToolEvent
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
-from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello
+from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello, Reply
 from gateway.operations import encode_error, perform
 from gateway.payload import decode, encode
+from gateway.site import checked_site
 from gateway.status import TOKEN_KEY, metadata_of, status_of
 from gateway.v1 import gateway_pb2 as pb
 from gateway.v1 import gateway_pb2_grpc as pb_grpc
@@ -246,12 +248,15 @@ class _Stream:
             raise ProtocolError("a guest has nothing to say between hello and execute")
         match frame.WhichOneof("kind"):
             case "tool_call":
+                checked_site(frame.tool_call.site)
+                binding.tape.add(frame.tool_call.tape)
                 return binding, frame.tool_call
             case "output" if frame.output.stream in STREAMS:
                 binding.on_output(STREAMS[frame.output.stream], frame.output.data)  # type: ignore[arg-type]  # literals
             case "artifact":
                 binding.on_artifact(frame.artifact.path, frame.artifact.data)
             case "finished":
+                binding.tape.add(frame.finished.tape)
                 self._attachment.finished = _finished(frame.finished)
             case kind:
                 raise ProtocolError(f"unexpected frame {kind or 'without a kind'} from the guest")
@@ -259,6 +264,8 @@ class _Stream:
 
     async def _answer(self, binding: Binding, call: pb.ToolCall) -> None:
         reply = pb.ToolReply(id=call.id)
+        site.current.set(call.site)
+        site.frame.set(call.id)
         try:
             reply.value = await perform(binding.gateway, call.operation, call.arguments, binding.streams)
         except ToolError as error:
@@ -266,7 +273,8 @@ class _Stream:
         except Exception as failure:  # noqa: BLE001 - the host's own; the supervisor raises it to who asked
             self._attachment.failure = failure
             self._tasks.cancel_scope.cancel()
-        await self._writer.write(pb.HostFrame(tool_reply=reply))
+        if call.id not in self._attachment.answered:
+            await self._writer.write(pb.HostFrame(tool_reply=reply))
 
 
 def _line(writer: _Writer, tasks: TaskGroup) -> Line:
@@ -278,10 +286,21 @@ def _line(writer: _Writer, tasks: TaskGroup) -> Line:
             env=request.env,
             files=files,
             value_bytes=request.value_bytes,
+            seed=request.seed,
+            unix_micros=request.unix_micros,
+            tape=request.tape,
+            earlier=request.earlier,
+            replies=[_reply(number, one) for number, one in request.replies.items()],
         )
         await writer.write(pb.HostFrame(execute=frame))
 
     return Line(send, tasks.cancel_scope.cancel)
+
+
+def _reply(number: int, reply: Reply) -> pb.ToolReply:
+    if reply.error is not None:
+        return pb.ToolReply(id=number, error=reply.error)
+    return pb.ToolReply(id=number, value=reply.value or b"null")
 
 
 async def _cancel(writer: _Writer) -> None:
@@ -306,7 +325,7 @@ def _finished(frame: pb.Finished) -> Finished:
     if frame.HasField("error"):
         e = frame.error
         error = GuestError(e.type[:200], e.message[:16384], e.line, e.column, e.traceback[:65536])
-    return Finished(kind, value, frame.value_is_repr, error, frame.exit_code)
+    return Finished(kind, value, frame.value_is_repr, error, frame.exit_code, frame.departed)
 
 
 def _json(data: bytes, what: str, limit_bytes: int) -> Any:

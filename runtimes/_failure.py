@@ -28,6 +28,10 @@ class Stop(StrEnum):
     OUTPUT_FLOOD = "output_flood"
     CALL_FLOOD = "call_flood"
     PROTOCOL = "protocol"
+    SUSPENDED = "suspended"
+    """A call waits for a person."""
+    RECORD_ENDS = "record_ends"
+    """A replay came to where the record ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ def _stopped(stop: Stop, fault: str) -> Verdict:
             return Verdict(Outcome.LIMIT_EXCEEDED, "output_bytes", _limit_error("output_bytes"))
         case Stop.CALL_FLOOD:
             return Verdict(Outcome.LIMIT_EXCEEDED, "tool_calls", _limit_error("tool_calls"))
+        case Stop.SUSPENDED | Stop.RECORD_ENDS:
+            return Verdict(Outcome.SUSPENDED)
         case Stop.PROTOCOL:
             return Verdict(Outcome.KILLED, error=GuestError("ProtocolError", fault))
 

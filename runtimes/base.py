@@ -41,7 +41,9 @@ class Capabilities:
 
     `boundaries` counts the independent boundaries a guest must break to reach the host: 0 for a plain process, 1 for
     a container or a WASM runtime, 2 where one stands behind the other. `enforces` names the limits it can hold beside
-    those that every backend holds. `reason` and `fix` say why it is not usable; both are empty when it is.
+    those that every backend holds. `replays_exactly`: the host owns clock and chance of its guests, so that the same
+    snippet run again on the same `version` ends the same to the last byte. `reason` and `fix` say why it is not
+    usable; both are empty when it is.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Capabilities:
     languages: frozenset[str] = frozenset()
     enforces: frozenset[LimitName] = frozenset()
     version: str = ""
+    replays_exactly: bool = False
     reason: str = ""
     fix: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from gateway.attachment import Attachment, Binding
 from gateway.base import Gateway
 from gateway.errors import ProtocolError
 from gateway.frames import Execute, StreamName
+from gateway.site import TapeLog
 from runtimes._background import said
 from runtimes._failure import Stop, Verdict, judge
 from runtimes.base import Ending, Sandbox, Usage
@@ -79,6 +80,7 @@ class Ended:
     usage: Usage
     evidence: Mapping[str, Any]
     duration_seconds: float
+    departed: bool = False
 
 
 class Supervisor:
@@ -99,8 +101,10 @@ class Supervisor:
         self._collected = collected
         self._stop: Stop | None = None
 
-    async def run(self, request: Execute, gateway: Gateway) -> Ended:
-        """Run the snippet to its end. The sandbox is dead when this returns, raises or is cancelled.
+    async def run(self, request: Execute, gateway: Gateway, tape: TapeLog | None = None) -> Ended:
+        """Run the snippet to its end; `tape` takes what it is told of time.
+
+        The sandbox is dead when this returns, raises or is cancelled.
 
         Raises SandboxLost when the sandbox died through no fault of the guest, and what a journal raised.
         """
@@ -108,7 +112,9 @@ class Supervisor:
         self._sandbox.listen(self._output)
         try:
             with anyio.move_on_after(self._limits.wall_seconds) as scope:
-                await self._attachment.execute(request, Binding(gateway, self._output, self._collected.artifact))
+                await self._attachment.execute(
+                    request, Binding(gateway, self._output, self._collected.artifact, tape=tape or TapeLog())
+                )
                 await self._attachment.wait_ended()
             if scope.cancelled_caught:
                 self.stop(Stop.DEADLINE)
@@ -133,7 +139,7 @@ class Supervisor:
     def _ended(self, ending: Ending, duration_seconds: float) -> Ended:
         finished, fault = self._attachment.finished, self._attachment.fault
         stop = self._stop or (Stop.PROTOCOL if fault is not None else None)
-        if stop is Stop.DEADLINE and finished is not None:
+        if stop in _OVERTAKEN and finished is not None:
             stop = None  # it finished while we were reaching for it
         verdict = judge(stop=stop, fault=str(fault or ""), finished=finished, ending=ending, held=self._held)
         hello = self._attachment.hello
@@ -145,7 +151,11 @@ class Supervisor:
             usage=self._sandbox.usage(),
             evidence={**self._sandbox.evidence, "guest": dict(hello.evidence) if hello else {}},
             duration_seconds=duration_seconds,
+            departed=finished is None or finished.departed,
         )
+
+
+_OVERTAKEN = (Stop.DEADLINE, Stop.SUSPENDED, Stop.RECORD_ENDS)
 
 
 async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:

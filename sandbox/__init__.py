@@ -6,6 +6,7 @@ with Exec() as exec:
     result = exec.execute_code("1 + 1")
 """
 
+from gateway.approvals import PendingApproval
 from gateway.base import CallOutcome, ChainResult, ChainStep, ParallelCall, ToolEvent, ToolPage, ToolSummary
 from gateway.context import Caller, Progress, ToolContext
 from gateway.errors import (
@@ -16,6 +17,7 @@ from gateway.errors import (
     InvalidRequest,
     MissingExtra,
     PolicyDenied,
+    ReplayDiverged,
     SandboxError,
     SandboxLost,
     ToolError,
@@ -31,11 +33,14 @@ from gateway.tools.model import Tool, ToolExample, ToolId
 from runtimes.base import Capabilities, Outcome
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
+from sandbox.durable import ApprovalDecision, ReplayReport
 from sandbox.exec import AsyncExec
 from sandbox.result import Artifact, Event, ExecutionResult, GuestError, ToolCall
+from sandbox.session import Session
 from sandbox.sync import Exec
 
 __all__ = [
+    "ApprovalDecision",
     "Artifact",
     "AsyncExec",
     "BackendUnavailable",
@@ -61,13 +66,17 @@ __all__ = [
     "Offer",
     "Outcome",
     "ParallelCall",
+    "PendingApproval",
     "Policies",
     "PolicyDenied",
     "PoolMetrics",
     "Progress",
+    "ReplayDiverged",
+    "ReplayReport",
     "SandboxError",
     "SandboxLost",
     "SecretRef",
+    "Session",
     "SourceHealth",
     "SourceReport",
     "Tool",

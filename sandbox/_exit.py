@@ -19,9 +19,14 @@ from gateway.errors import (
     ToolError,
     ToolNotFound,
 )
+from runtimes.base import Outcome
 from sandbox._render import Screen
+from sandbox.result import ExecutionResult
 
 Answer = TypeVar("Answer")
+
+MAX_OWN_CODE = 125
+"""Shells use the codes above for what they have to say themselves."""
 
 
 class ExitCode(IntEnum):
@@ -34,6 +39,20 @@ class ExitCode(IntEnum):
     STOPPED = 4
     HOST_FAILED = 5
     INTERRUPTED = 130
+
+
+def exit_code(result: ExecutionResult) -> int:
+    """The command's exit code for how the snippet ended."""
+    match result.outcome:
+        case Outcome.COMPLETED:
+            return ExitCode.COMPLETED
+        case Outcome.RAISED:
+            return ExitCode.RAISED
+        case Outcome.EXITED:
+            own = result.exit_code or 0
+            return own if 0 <= own <= MAX_OWN_CODE else MAX_OWN_CODE
+        case _:
+            return ExitCode.STOPPED
 
 
 def complete(work: Coroutine[Any, Any, Answer], screen: Screen, *, json_output: bool) -> Answer:

@@ -235,13 +235,14 @@ def _ask(url: str | None, ask: Callable[[Journal], Awaitable[Answer]], *, json_o
     """The answer of the journal at this URL, or of the setting's."""
 
     async def work() -> Answer:
-        async with aclosing(open_journal(_url(url), create=False)) as journal:
+        async with aclosing(open_journal(journal_url(url), create=False)) as journal:
             return await ask(journal)
 
     return complete(work(), Screen(), json_output=json_output)
 
 
-def _url(url: str | None) -> str:
+def journal_url(url: str | None) -> str:
+    """That of the option, or of the setting. Raises InvalidRequest."""
     from sandbox.config import load_settings  # noqa: PLC0415 - slow to import
 
     found = load_settings(journal=url).journal.get_secret_value()

@@ -9,9 +9,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from runtimes.base import Capabilities, Outcome
-from sandbox import _image, _journal, _mcp, _tools
-from sandbox._exit import ExitCode, complete
+from runtimes.base import Capabilities
+from sandbox import _approvals, _image, _journal, _mcp, _rerun, _tools
+from sandbox._exit import ExitCode, complete, exit_code
 from sandbox._options import (
     empty_folder,
     language_of,
@@ -28,17 +28,13 @@ from sandbox.logs import configure_logs
 from sandbox.profile import PROFILES
 from sandbox.result import ExecutionResult
 
-MAX_OWN_CODE = 125
-"""Shells use the codes above for what they have to say themselves."""
-
-
 EXIT_CODES = """\b
 Exit codes:
   0    the snippet completed, or exited with 0
   1    the snippet raised
   2    an argument is wrong
   3    the profile forbids it, or no backend here can run it
-  4    stopped: timed out, over a limit, or killed
+  4    stopped: timed out, over a limit, killed, or suspended until a person decides
   5    this host failed, not the snippet; trying again may help
   130  interrupted from the keyboard
 A snippet that exits with a code of its own passes it on, up to 125.
@@ -53,7 +49,9 @@ app = typer.Typer(
 )
 app.add_typer(_image.app, name="image")
 app.add_typer(_tools.app, name="tools")
+_rerun.add_to(_journal.app)
 app.add_typer(_journal.app, name="journal")
+app.add_typer(_approvals.app, name="approvals")
 app.command("mcp")(_mcp.mcp)
 
 
@@ -168,17 +166,3 @@ def version(
         "platform": f"{platform.system()} {platform.machine()}",
     }
     print(json.dumps(found) if json_output else "toolexec {toolexec} (Python {python}, {platform})".format(**found))
-
-
-def exit_code(result: ExecutionResult) -> int:
-    """The command's exit code for how the snippet ended."""
-    match result.outcome:
-        case Outcome.COMPLETED:
-            return ExitCode.COMPLETED
-        case Outcome.RAISED:
-            return ExitCode.RAISED
-        case Outcome.EXITED:
-            own = result.exit_code or 0
-            return own if 0 <= own <= MAX_OWN_CODE else MAX_OWN_CODE
-        case _:
-            return ExitCode.STOPPED

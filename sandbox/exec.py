@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -30,13 +29,15 @@ from gateway.tools.versions import VersionSelector
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
-from sandbox.assemble import Observer
 from sandbox.controls import Controls
+from sandbox.durable import Durable, OnApproval
+from sandbox.history import History, checked_resume
 from sandbox.learnt import keep, recall
 from sandbox.logs import be_silent
 from sandbox.observed import Observed, make_metrics
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
+from sandbox.running import Running
 from sandbox.runtime import Runtime, installed_backends
 from sandbox.toolbox import Toolbox
 
@@ -49,7 +50,7 @@ be_silent()
 _log = logging.getLogger(__name__)
 
 
-class AsyncExec(Toolbox, Controls, Observed):
+class AsyncExec(Toolbox, Controls, Observed, History):
     """Runs snippets that may call the tools registered here, and nothing else.
 
     Use it as `async with AsyncExec() as exec`, or call `aclose` when done. It starts what it needs on first use, and
@@ -66,6 +67,8 @@ class AsyncExec(Toolbox, Controls, Observed):
     secrets             what tools may name by `SecretRef`: texts, or functions that give them, by name; masked in every
                         record, result and error of a call
     journal             where records are kept: a journal, or a URL such as `sqlite:///journal.db` (default in memory)
+    resume              "auto" takes executions up at the start that a crash of their host cut off (default by hand)
+    on_approval         asked about each call that waits for a person (default nobody: `approvals` lists them)
     store               what policies remember, a `Store` or its URL, such as `redis://…`; with one that processes share
                         they have limits, claims and results in common (default `memory`, this process alone)
     embedder            finds tools by meaning as well, such as a `LocalEmbedder` (default by words only)
@@ -93,6 +96,8 @@ class AsyncExec(Toolbox, Controls, Observed):
         pool_idle_seconds: float | None = None,
         secrets: Mapping[str, Secret] | None = None,
         journal: Journal | str | None = None,
+        resume: Literal["auto"] | None = None,
+        on_approval: OnApproval | None = None,
         store: Store | str | None = None,
         embedder: "Embedder | None" = None,
         alpha: float = 0.5,
@@ -138,6 +143,8 @@ class AsyncExec(Toolbox, Controls, Observed):
         counted = make_metrics(pipeline, metrics) if self._settings.metrics else None
         classes = installed_backends() if backends is None else backends
         self._runtime = Runtime(self._settings, search, self._journal, classes, pipeline, counted)
+        self._durable = Durable(self._journal, registry, self._runtime, on_approval)
+        self._resumes = checked_resume(resume)
         Toolbox.__init__(self, registry, self._runtime.gateway, pipeline)
         Observed.__init__(self, pipeline, counted)
         self.selection.enabled, self.selection.epsilon = wanted.bandit_enabled, wanted.bandit_epsilon
@@ -204,7 +211,7 @@ class AsyncExec(Toolbox, Controls, Observed):
             files=files,
         )
         await self._open()
-        return await self._runtime.execute(request, _ignore)
+        return await self._durable.settled(await self._runtime.execute(request, _ignore))
 
     async def stream_code(
         self,
@@ -237,7 +244,7 @@ class AsyncExec(Toolbox, Controls, Observed):
             files=files,
         )
         tasks = await self._open()
-        running = _Running()
+        running = Running()
         tasks.start_soon(running.run, partial(self._runtime.execute, request))
         try:
             async for event in running.events:
@@ -343,10 +350,14 @@ class AsyncExec(Toolbox, Controls, Observed):
                 self._service.add_done_callback(partial(_pass_on, self._started))
             try:
                 # Shielded: when the first caller is cancelled, the next one finds a runtime that has started.
-                return await asyncio.shield(self._started)
+                tasks = await asyncio.shield(self._started)
             except Exception:
                 self._started = None  # it could not start, and may be tried again
                 raise
+        if self._resumes:
+            self._resumes = False
+            tasks.start_soon(self._durable.resume_all)
+        return tasks
 
     def _alive(self, tasks: TaskGroup) -> TaskGroup:
         """A runtime that crashed is as good as closed, and says why."""
@@ -379,33 +390,3 @@ def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]"
 
 def _ignore(event: Event) -> None:
     """Nobody watches: the result has it all."""
-
-
-class _Running:
-    """An execution in the background, and its events. Its limits bound how many can pile up."""
-
-    def __init__(self) -> None:
-        self._send, self.events = anyio.create_memory_object_stream[Event](math.inf)
-        self._scope, self._ended = anyio.CancelScope(), anyio.Event()
-        self._failure: BaseException | None = None
-
-    async def run(self, execute: Callable[[Observer], Awaitable[ExecutionResult]]) -> None:
-        with self._scope, self._send:
-            try:
-                self._send.send_nowait(Event("finished", result=await execute(self._send.send_nowait)))
-            except Exception as error:  # noqa: BLE001 - raised by `check`, to whoever reads
-                self._failure = error
-            finally:
-                self._ended.set()
-
-    def check(self) -> None:
-        """Raise what `execute` raised."""
-        if self._failure is not None:
-            raise self._failure
-
-    async def aclose(self) -> None:
-        """End the execution and wait until nothing of it is left."""
-        self._scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._ended.wait()
-        self.events.close()  # not before: what the guest still says goes to nobody, and must not fail

@@ -50,7 +50,7 @@ class Request:
     ) -> "Request":
         """Check everything. Raise InvalidRequest that says what is wrong and what fits."""
         return cls(
-            code=_code(code),
+            code=code_text(code),
             language=_text("language", language),
             profile=profile_named(profile),
             backend=None if backend is None else _text("backend", backend),
@@ -81,7 +81,8 @@ def _check(check: bool, language: str) -> bool:  # noqa: FBT001 - a field of the
     return check
 
 
-def _code(code: object) -> str:
+def code_text(code: object) -> str:
+    """Raises InvalidRequest for what is no snippet."""
     if not isinstance(code, str):
         raise InvalidRequest(f"code must be a string, not {type(code).__name__}")
     size_bytes = len(_utf8("code", code))

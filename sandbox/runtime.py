@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,20 +13,25 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup
 
+from gateway.answers import answers_ahead
+from gateway.calls import Keeper
 from gateway.direct import DirectGateway
 from gateway.errors import (
     BackendUnavailable,
     Closed,
     InvalidRequest,
     JournalUnavailable,
+    PolicyDenied,
     SandboxError,
     SandboxLost,
 )
 from gateway.frames import Execute
 from gateway.grant import Grant
-from gateway.journal.base import ExecutionFinished, ExecutionStarted, Journal, ToolCall
+from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
+from gateway.past import Beyond, Past
 from gateway.pipeline import Pipeline
 from gateway.server import GatewayServer
+from gateway.suspension import Suspension
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
 from runtimes._background import BackendTasks, contained, said
@@ -35,6 +41,7 @@ from runtimes.folder import make_folder, remove_folder
 from runtimes.limits import SHARED, Limits
 from runtimes.pool import Claimed, Pool, PoolMetrics, Pools
 from runtimes.supervisor import Collected, Supervisor, end
+from sandbox.again import Run
 from sandbox.assemble import Observer, call_observer, flawed_result, make_result, output_observer
 from sandbox.policy import Decision, Wanted, by_preference, decide
 from sandbox.recorded import cut_off, ended, started
@@ -133,26 +140,35 @@ class Runtime:
         grant: Grant,
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
+        *,
+        keeper: Keeper | None = None,
+        past: Past | None = None,
+        suspension: Suspension | None = None,
     ) -> DirectGateway:
-        """A gateway with the rights of `grant`."""
+        """A gateway with the rights of `grant`. Its records go to `keeper`, or else into the journal."""
         return DirectGateway(
             grant,
             self.pipeline,
             self._registry,
             self._search,
-            self._journal,
+            keeper or self._journal,
             on_call,
             on_flood,
+            past=past,
+            suspension=suspension,
             in_sequence=not self._settings.tools.parallel_enabled,
         )
 
-    async def execute(self, request: Request, observe: Observer) -> ExecutionResult:
-        """Run one snippet. Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled."""
+    async def execute(self, request: Request, observe: Observer, run: Run | None = None) -> ExecutionResult:
+        """Run one snippet, for the first time unless it is told which `run` it is.
+
+        Its sandbox is dead, and its end recorded, when this returns, raises or is cancelled.
+        """
         scope = anyio.CancelScope()
         self._running.add(scope)
         try:
             with scope:
-                return await self._execute(request, observe)
+                return await self._execute(request, observe, run)
         except (SandboxLost, Closed) as error:
             if self._closing:
                 raise Closed("Exec") from error
@@ -162,51 +178,88 @@ class Runtime:
             self._idle.set()
         raise Closed("Exec")
 
-    async def _execute(self, request: Request, observe: Observer) -> ExecutionResult:
+    async def _execute(self, request: Request, observe: Observer, run: Run | None) -> ExecutionResult:
         decision = await self._decide(request)
-        execution_id = uuid4().hex
-        with watched(execution_id, request, decision.backend, self._metrics) as watch:
-            result = await self._run(execution_id, request, decision, observe)
+        run = run or Run.first(self._start_of(uuid4().hex, request, decision), self._journal)
+        with watched(run.execution_id, request, decision.backend, self._metrics) as watch:
+            result = await self._run(run, request, decision, observe)
             watch.result = result
         return result
 
-    async def _run(self, execution_id: str, request: Request, decision: Decision, observe: Observer) -> ExecutionResult:
+    async def _run(self, run: Run, request: Request, decision: Decision, observe: Observer) -> ExecutionResult:
         if request.check and (flaws := await self._check(request)):
-            return await self._turn_down(execution_id, request, decision, flaws)
+            return await self._turn_down(uuid4().hex, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
         begun = time.perf_counter()
         try:
-            await self._journal.append(self._start_of(execution_id, request, decision))
-            observe(Event("started", execution_id=execution_id, backend=decision.backend))
-            result = await self._supervise(execution_id, request, decision, claimed, observe)
+            await run.keeper.append(run.started)
+            observe(Event("started", execution_id=run.execution_id, backend=decision.backend))
+            result, tape = await self._supervise(run, request, decision, claimed, observe)
         except BaseException as error:
             await end(claimed.sandbox, claimed.attachment)
-            record = cut_off(execution_id, request, error, time.perf_counter() - begun, self.pipeline.secrets)
-            await self._record_cut_off(record, error)
+            record = cut_off(run.execution_id, request, error, time.perf_counter() - begun, self.pipeline.secrets)
+            await self._record_cut_off(run.keeper, record, error)
             raise
-        await self._record_end(ended(result, request, self.pipeline.secrets))
+        record = ended(result, request, self.pipeline.secrets)
+        await self._record_end(run.keeper, replace(record, tape=Blob.of(tape)))
         return result
+
+    async def start(self, request: Request, mode: Mode, parent: str, seed: str | None) -> ExecutionStarted:
+        """The record with which an execution of a session begins. Raises PolicyDenied on a backend that cannot."""
+        decision = await self._decide(request)
+        found = self._capabilities[decision.backend]
+        if not found.replays_exactly:
+            raise PolicyDenied(
+                f"backend {decision.backend!r} cannot rebuild a session's variables exactly", "Use backend wasm"
+            )
+        record = self._start_of(uuid4().hex, request, decision)
+        return replace(record, mode=mode, parent=parent, seed=seed or record.seed)
 
     def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
         return started(execution_id, request, decision, self._capabilities[decision.backend], self.pipeline.secrets)
 
     async def _supervise(
-        self, execution_id: str, request: Request, decision: Decision, claimed: Claimed, observe: Observer
-    ) -> ExecutionResult:
-        limits = decision.limits
+        self, run: Run, request: Request, decision: Decision, claimed: Claimed, observe: Observer
+    ) -> tuple[ExecutionResult, bytes]:
+        """The result, and what the guest was told of time since its last call."""
+        limits, past = decision.limits, run.past
         collected = Collected(limits.output_bytes, output_observer(observe))
         supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, decision.enforced, collected)
-        grant = _grant(execution_id, request, limits)
-        gateway = self.gateway(grant, call_observer(observe), lambda: supervisor.stop(Stop.CALL_FLOOD))
-        execute = Execute(execution_id, request.code, request.env, request.files)
+        grant = _grant(run.execution_id, request, limits)
+        suspend = partial(supervisor.stop, Stop.SUSPENDED)
+        gateway = self.gateway(
+            grant,
+            call_observer(observe),
+            partial(supervisor.stop, Stop.CALL_FLOOD),
+            keeper=run.keeper,
+            past=past,
+            suspension=Suspension(suspend, grant.deadline) if run.suspends else None,
+        )
+        if past is not None:
+            past.on_end = partial(supervisor.stop, Stop.RECORD_ENDS)
         try:
-            ended = await supervisor.run(execute, gateway)
+            frame = _execute_frame(run, request)
+            if past is not None and past.beyond is not Beyond.MISSING and self._told_the_same(run, decision):
+                frame = replace(frame, replies=await answers_ahead(past))
+            ended = await supervisor.run(frame, gateway, gateway.tape)
         finally:
             grant.closed = True
-        result = make_result(execution_id, request, decision, ended, gateway.calls)
+        tape = gateway.tape.take()
+        if past is not None:
+            past.exact = not (ended.departed or tape) and self._told_the_same(run, decision)
+        result = make_result(run.execution_id, request, decision, ended, gateway.calls)
         for artifact in result.artifacts:
             observe(Event("artifact", artifact=artifact))
-        return result
+        return result, tape
+
+    def _told_the_same(self, run: Run, decision: Decision) -> bool:
+        found, then = self._capabilities[decision.backend], run.started.environment
+        now = (found.kind, found.version, found.details.get("guest"))
+        return found.replays_exactly and now == (
+            then.get("backend"),
+            then.get("backend_version"),
+            then.get("details", {}).get("guest"),
+        )
 
     async def _check(self, request: Request) -> "tuple[Diagnostic, ...]":
         from runtimes.check import check_snippet  # noqa: PLC0415 - an extra's, and not needed by most
@@ -220,7 +273,7 @@ class Runtime:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(execution_id, request, decision, flaws)
         await self._journal.append(self._start_of(execution_id, request, decision))
-        await self._record_end(ended(result, request, self.pipeline.secrets))
+        await self._record_end(self._journal, ended(result, request, self.pipeline.secrets))
         return result
 
     async def _decide(self, request: Request) -> Decision:
@@ -296,19 +349,32 @@ class Runtime:
                 probes.start_soon(probe, kind, backend)
         return found
 
-    async def _record_end(self, record: ExecutionFinished) -> None:
+    async def _record_end(self, keeper: Keeper, record: ExecutionFinished) -> None:
         """Cancellation waits for it. Raises JournalUnavailable when it takes too long."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_SECONDS) as scope:
-            await self._journal.append(record)
+            await keeper.append(record)
         if scope.cancelled_caught:
             raise JournalUnavailable("in use", f"it did not keep the end of an execution in {RECORD_SECONDS:g} s")
 
-    async def _record_cut_off(self, record: ExecutionFinished, reason: BaseException) -> None:
+    async def _record_cut_off(self, keeper: Keeper, record: ExecutionFinished, reason: BaseException) -> None:
         """Never raises: `reason` goes on, with a note if this failed."""
         try:
-            await self._record_end(record)
+            await self._record_end(keeper, record)
         except Exception as error:  # noqa: BLE001 - the reason must not turn into another error
             reason.add_note(f"the end of execution {record.execution_id} was not recorded: {error}")
+
+
+def _execute_frame(run: Run, request: Request) -> Execute:
+    return Execute(
+        run.execution_id,
+        request.code,
+        request.env,
+        request.files,
+        seed=bytes.fromhex(run.started.seed),
+        unix_micros=run.unix_micros,
+        tape=run.tape,
+        earlier=run.earlier,
+    )
 
 
 def _grant(execution_id: str, request: Request, limits: Limits) -> Grant:

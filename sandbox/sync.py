@@ -17,6 +17,8 @@ from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
+from sandbox.result import ExecutionResult
+from sandbox.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = TypeVar("Answer")
@@ -53,6 +55,37 @@ def _built(
 ) -> Callable[[Callable[..., None]], Callable[Concatenate["Exec", P], None]]:
     """Gives a constructor the arguments of the original's."""
     return wraps(init)
+
+
+class SyncSession:
+    """`Session` without the awaits; see there."""
+
+    def __init__(self, call: Callable[..., Any], session: Session) -> None:
+        self._call = call
+        self._session = session
+
+    @property
+    def last(self) -> str:
+        return self._session.last
+
+    @wraps(Session.execute_code)
+    def execute_code(self, *args: Any, **options: Any) -> ExecutionResult:
+        result: ExecutionResult = self._call(self._session.execute_code, *args, **options)
+        return result
+
+    def fork(self) -> "SyncSession":
+        return SyncSession(self._call, self._session.fork())
+
+    def close(self) -> None:
+        self._call(self._session.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Exec:
@@ -109,6 +142,18 @@ class Exec:
 
     execute_code = _awaited(AsyncExec.execute_code)
     stream_code = _iterated(AsyncExec.stream_code)
+    replay = _awaited(AsyncExec.replay)
+    unfinished = _awaited(AsyncExec.unfinished)
+    resume = _awaited(AsyncExec.resume)
+
+    @wraps(AsyncExec.session)
+    def session(self, **options: Any) -> "SyncSession":
+        return SyncSession(self._call, self._exec.session(**options))
+
+    approvals = _awaited(AsyncExec.approvals)
+    approve = _awaited(AsyncExec.approve)
+    reject = _awaited(AsyncExec.reject)
+    edit = _awaited(AsyncExec.edit)
     run_tool = _awaited(AsyncExec.run_tool)
     stream_tool = _iterated(AsyncExec.stream_tool)
     run_chain = _awaited(AsyncExec.run_chain)

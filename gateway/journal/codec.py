@@ -141,13 +141,16 @@ _BLOB = (_write_blob, _read_blob)
 _BLOBS = (_write_blobs, lambda found: tuple(map(_read_blob, found)))
 _TEXTS = (lambda texts, _blobs: list(texts), tuple)
 
+_TIME = (_write_time, datetime.fromisoformat)
+
 _CODECS: dict[Any, tuple[Callable[[Any, dict[str, bytes]], Any], Callable[[Any], Any]]] = {
     str: (_same, str),
     int: (_same, int),
     bool: (_same, bool),
     float: (lambda number, _blobs: repr(number), float),
     int | None: _optional((_same, int)),
-    datetime: (_write_time, datetime.fromisoformat),
+    datetime: _TIME,
+    datetime | None: _optional(_TIME),
     CallStatus: (_same, CallStatus),
     Mode: (_same, Mode),
     tuple[str, ...]: _TEXTS,

@@ -33,7 +33,7 @@ def gone_on(found: ExecutionSummary, record: Record) -> ExecutionSummary:
     match record:
         case CallStarted():
             return replace(found, calls=found.calls + 1)
-        case ExecutionStarted() if found.outcome:  # it goes on
+        case ExecutionStarted():  # it goes on
             return replace(begun(record), started_at=found.started_at, calls=found.calls)
         case ExecutionFinished():
             return replace(found, outcome=record.outcome, ended_at=record.at)

@@ -137,7 +137,8 @@ class CallStarted(Record):
     `site` is where in the snippet it was made, as its guest tells: the path of its task and a counter; empty for none.
     `arguments` are as the guest gave them; `arguments_sha256` is the same for the same arguments in any order of keys.
     `key` is the idempotency key, empty for none. `warnings` say what is not wrong, and yet not as it should be, such
-    as an argument that is deprecated.
+    as an argument that is deprecated. `tape` is what the guest was told of time since its last call,
+    `frame` the id that it gave the call.
     """
 
     kind: ClassVar[str] = "call_started"
@@ -150,6 +151,8 @@ class CallStarted(Record):
     site: str = ""
     key: str = ""
     warnings: tuple[str, ...] = ()
+    tape: Blob = EMPTY
+    frame: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +180,7 @@ class ExecutionFinished(Record):
     """The execution ended. `outcome` is a value of `Outcome`, or the code of what failed on the host's side.
 
     `value` is None unless completed; the other fields are those of `ExecutionResult`. `evidence` is what was in force.
+    `tape` is what the guest was told of time since its last call.
     """
 
     kind: ClassVar[str] = "execution_finished"
@@ -194,6 +198,37 @@ class ExecutionFinished(Record):
     artifacts: Mapping[str, Blob] = field(default_factory=dict)
     usage: Mapping[str, JsonValue] = field(default_factory=dict)
     evidence: Mapping[str, JsonValue] = field(default_factory=dict)
+    tape: Blob = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequested(Record):
+    """The call with this index waits for a person; it was not made. `reason` is why it needs one, `expires_at` None for
+    no end of waiting."""
+
+    kind: ClassVar[str] = "approval_requested"
+
+    index: int
+    tool_id: str
+    arguments_sha256: str
+    reason: str = ""
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalDecided(Record):
+    """A person decided on the call with this index: `verdict` is approved, rejected, edited or expired.
+
+    `arguments` are those that the call is made with instead, when edited. `by` is who decided, as the host says.
+    """
+
+    kind: ClassVar[str] = "approval_decided"
+
+    index: int
+    verdict: str
+    arguments: Blob | None = None
+    reason: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +249,16 @@ class RecordsPruned(Record):
 
 
 RECORDS: Mapping[str, type[Record]] = {
-    record.kind: record for record in (ExecutionStarted, CallStarted, CallFinished, ExecutionFinished, RecordsPruned)
+    record.kind: record
+    for record in (
+        ExecutionStarted,
+        CallStarted,
+        ApprovalRequested,
+        ApprovalDecided,
+        CallFinished,
+        ExecutionFinished,
+        RecordsPruned,
+    )
 }
 """Every kind of record, by its name."""
 

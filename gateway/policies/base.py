@@ -20,6 +20,7 @@ from gateway.policies.store import MemoryStore, Store
 from gateway.usage import CallUsage
 
 if TYPE_CHECKING:
+    from gateway.approvals import Gate
     from gateway.tools.registry import RegisteredTool  # a tool has policies
 
 SLOTS = (
@@ -54,7 +55,8 @@ class Call:
 
     `arguments` have their defaults filled in and are not to be changed. `deadline` (of `time.monotonic()`, None for
     none) bounds the call with all its attempts and waits. `emit` is there when the call is streamed: the result is then
-    given in chunks, and what `proceed` returns is null. `wait_seconds` bounds each wait for a chunk.
+    given in chunks, and what `proceed` returns is null. `wait_seconds` bounds each wait for a chunk. `gate` leads to
+    whoever approves calls; a call of the host itself has none.
     """
 
     tool: "RegisteredTool"
@@ -65,6 +67,7 @@ class Call:
     wait_seconds: float | None = None
     usage: CallUsage = field(default_factory=CallUsage)
     tell_of: Tell = _nobody_listens
+    gate: "Gate | None" = None
 
     @property
     def key(self) -> str:

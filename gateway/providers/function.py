@@ -13,7 +13,7 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest
 from gateway.policies.base import Policies
-from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tools.model import InDoubt, Tool, ToolExample, ToolId
 from gateway.tools.schema import description as docstring
 from gateway.tools.schema import func_name, is_generator, signature_schemas
 
@@ -116,6 +116,7 @@ class ToolOptions(TypedDict, total=False):
     resource: str
     roles: Iterable[str]
     policies: Policies
+    in_doubt: InDoubt
 
 
 def function_tool(func: Callable[..., Any], **options: Unpack[ToolOptions]) -> Tool:

@@ -4,12 +4,14 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidRequest, InvalidToolId
 from gateway.policies.base import NO_POLICIES, Policies
 from gateway.providers.base import Provider
+
+InDoubt: TypeAlias = Literal["fail", "ask", "retry"]
 
 RESERVED_NAMES = frozenset(
     {
@@ -122,7 +124,9 @@ class ToolSpec:
     that does not say it is read-only counts as one that writes: calls of a batch that write to the same `resource` are
     made one after another. `resource` may name arguments, as in `account/{id}`; empty stands for the tool's namespace,
     or its name where it has none. With `roles` only callers of one of these roles, in any case, see the tool; `*` is
-    every caller. `policies` stand between a call and the provider.
+    every caller. `policies` stand between a call and the provider. `in_doubt` is what becomes of a call that a crash of
+    the host cut off, when the tool is not read-only and the call has no idempotency key: it fails, a person is asked,
+    or it is made again.
     """
 
     id: ToolId
@@ -141,10 +145,13 @@ class ToolSpec:
     resource: str = ""
     roles: frozenset[str] = frozenset()
     policies: Policies = NO_POLICIES
+    in_doubt: InDoubt = "fail"
 
     def __post_init__(self) -> None:
         if not (self.timeout_seconds > 0 and math.isfinite(self.timeout_seconds)):
             raise InvalidRequest(f"timeout_seconds of {self.id} must be above 0 and finite, not {self.timeout_seconds}")
+        if self.in_doubt not in get_args(InDoubt):
+            raise InvalidRequest(f"in_doubt of {self.id} must be fail, ask or retry, not {self.in_doubt!r}")
         for name in ("tags", "roles"):
             if isinstance(getattr(self, name), str):
                 raise InvalidRequest(f"{name} of {self.id} must be several texts, not one; write [{name[:-1]}]")

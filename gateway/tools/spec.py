@@ -37,6 +37,7 @@ TOOL_SCHEMA: Mapping[str, Any] = {
         "destructive": _HINT,
         "idempotent": _HINT,
         "open_world": _HINT,
+        "in_doubt": {"enum": ["fail", "ask", "retry"]},
         "examples": {
             "type": "array",
             "items": {

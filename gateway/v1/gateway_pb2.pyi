@@ -141,6 +141,8 @@ class ToolCall(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    TAPE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     operation: _builtins.str
     """run_tool, run_chain, run_parallel, search_tools, list_tools, describe_tool, list_namespaces, list_tool_examples;
@@ -148,16 +150,25 @@ class ToolCall(_message.Message):
     """
     arguments: _builtins.bytes
     """JSON object with the operation's arguments."""
+    site: _builtins.str
+    """Where in the snippet the call is made: the path of its asyncio task, "#", and the number of the call in that task,
+    such as "root.0.2#5". At most 160 characters; empty where a guest cannot tell. Used for nothing but to find the
+    same call again when this execution is replayed.
+    """
+    tape: _builtins.bytes
+    """What the guest was told of time since its last call; see Execute.tape."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         operation: _builtins.str = ...,
         arguments: _builtins.bytes = ...,
+        site: _builtins.str = ...,
+        tape: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "operation", b"operation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "operation", b"operation", "site", b"site", "tape", b"tape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,6 +267,8 @@ class Finished(_message.Message):
     VALUE_IS_REPR_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     EXIT_CODE_FIELD_NUMBER: _builtins.int
+    TAPE_FIELD_NUMBER: _builtins.int
+    DEPARTED_FIELD_NUMBER: _builtins.int
     kind: Global___Finished.Kind.ValueType
     value: _builtins.bytes
     """JSON; set when completed."""
@@ -263,6 +276,10 @@ class Finished(_message.Message):
     """The value was no JSON value; `value` holds its repr as a JSON string."""
     exit_code: _builtins.int
     """Set when exited."""
+    tape: _builtins.bytes
+    """What the guest was told of time since its last call."""
+    departed: _builtins.bool
+    """The guest did not do what its Execute.tape says: it asked in another order, for more, or for less."""
     @_builtins.property
     def error(self) -> Global___GuestError:
         """Set when raised."""
@@ -275,10 +292,12 @@ class Finished(_message.Message):
         value_is_repr: _builtins.bool = ...,
         error: Global___GuestError | None = ...,
         exit_code: _builtins.int = ...,
+        tape: _builtins.bytes = ...,
+        departed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "exit_code", b"exit_code", "kind", b"kind", "value", b"value", "value_is_repr", b"value_is_repr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departed", b"departed", "error", b"error", "exit_code", b"exit_code", "kind", b"kind", "tape", b"tape", "value", b"value", "value_is_repr", b"value_is_repr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -345,14 +364,38 @@ class Execute(_message.Message):
     ENV_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     VALUE_BYTES_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    UNIX_MICROS_FIELD_NUMBER: _builtins.int
+    TAPE_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
+    REPLIES_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     code: _builtins.str
     value_bytes: _builtins.int
     """The largest value the host accepts, in bytes of JSON."""
+    seed: _builtins.bytes
+    """All chance in the guest comes from here, where its backend can see to that."""
+    unix_micros: _builtins.int
+    """When the execution began, in microseconds since 1970."""
+    tape: _builtins.bytes
+    """What an earlier run of this execution was told of time, in the order in which it asked: bytes that only the
+    guest's side writes and reads. Empty for a first run. A guest whose clock the host owns is told the same again,
+    and after that the time as it is.
+    """
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Snippets to run first, one after another in the same namespace: what they print, raise and give goes nowhere."""
+
+    @_builtins.property
+    def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolReply]:
+        """Answers to calls that the guest will make again, by the ids that it will give them: nobody has to wait for these.
+        The calls are made all the same, and an answer is the guest's only when it has asked for it.
+        """
+
     def __init__(
         self,
         *,
@@ -361,10 +404,15 @@ class Execute(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         files: _abc.Iterable[Global___File] | None = ...,
         value_bytes: _builtins.int = ...,
+        seed: _builtins.bytes = ...,
+        unix_micros: _builtins.int = ...,
+        tape: _builtins.bytes = ...,
+        earlier: _abc.Iterable[_builtins.str] | None = ...,
+        replies: _abc.Iterable[Global___ToolReply] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "env", b"env", "execution_id", b"execution_id", "files", b"files", "value_bytes", b"value_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "earlier", b"earlier", "env", b"env", "execution_id", b"execution_id", "files", b"files", "replies", b"replies", "seed", b"seed", "tape", b"tape", "unix_micros", b"unix_micros", "value_bytes", b"value_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

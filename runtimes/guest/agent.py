@@ -6,14 +6,17 @@ be relied on; from then on everything this process says is an attacker's, and th
 """
 
 import asyncio
+import contextlib
 import gc
 import io
 import json
 import os
 import queue
+import random
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -27,6 +30,7 @@ from runtimes.guest import files
 from runtimes.guest.ending import finished
 from runtimes.guest.languages import PATH, figures
 from runtimes.guest.outcome import Ending, Request, run_snippet
+from runtimes.guest.places import Places, Site, nowhere
 from runtimes.guest.processloop import Pending
 from runtimes.guest.tools import GatewayRefusal, Tools
 
@@ -53,11 +57,12 @@ class Stream:
     def send(self, **frame: Any) -> None:
         self._outbox.put(pb.GuestFrame(**frame))
 
-    def ask(self, operation: str, arguments: str) -> Future[str]:
+    def ask(self, operation: str, arguments: str, site: str = "") -> Future[str]:
         """The result as JSON, or GatewayRefusal."""
         number, future = next(self._ids), Future[str]()
         self._waiting[number] = future
-        self.send(tool_call=pb.ToolCall(id=number, operation=operation, arguments=arguments.encode()))
+        call = pb.ToolCall(id=number, operation=operation, arguments=arguments.encode(), site=site)
+        self.send(tool_call=call)
         return future
 
     def wait_for_execute(self) -> pb.Execute:
@@ -87,17 +92,18 @@ class Stream:
 class StreamTransport:
     """The gateway through the stream."""
 
-    def __init__(self, stream: Stream, pending: Pending) -> None:
+    def __init__(self, stream: Stream, pending: Pending, site: Site = nowhere) -> None:
         self._stream = stream
         self._pending = pending
+        self._site = site
 
     def call(self, operation: str, arguments: str) -> str:
-        return self._stream.ask(operation, arguments).result()
+        return self._stream.ask(operation, arguments, self._site()).result()
 
     async def acall(self, operation: str, arguments: str) -> str:
         self._pending.calls += 1
         try:
-            return await asyncio.wrap_future(self._stream.ask(operation, arguments))
+            return await asyncio.wrap_future(self._stream.ask(operation, arguments, self._site()))
         finally:
             self._pending.calls -= 1
 
@@ -163,7 +169,10 @@ def _run(execute: pb.Execute, stream: Stream, work: Path, snippets: "Snippets") 
     os.chdir(work)
     files.write_files(work, {file.path: file.data for file in execute.files})
     before = files.snapshot(work)
-    ending = snippets.run(Request(execute.code, execute.value_bytes))
+    request = Request(
+        execute.code, execute.value_bytes, execute.seed.hex(), earlier=tuple(execute.earlier), unheard=_unheard
+    )
+    ending = snippets.run(request)
     for path, data in files.collect_files(work, before):
         for at in range(0, max(len(data), 1), CHUNK):
             stream.send(artifact=pb.Artifact(path=path, data=data[at : at + CHUNK]))
@@ -171,6 +180,22 @@ def _run(execute: pb.Execute, stream: Stream, work: Path, snippets: "Snippets") 
     error = facts.pop("error", None)
     kind = KINDS[facts.pop("kind")]
     stream.send(finished=pb.Finished(kind=kind, value=value, error=error and pb.GuestError(**error), **facts))
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """What this process and its children write goes nowhere."""
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        for descriptor, back in zip((1, 2), kept, strict=True):
+            os.dup2(back, descriptor)
+            os.close(back)
+        os.close(nowhere)
 
 
 class Snippets(Protocol):
@@ -192,9 +217,12 @@ class Python:
     def run(self, request: Request) -> Ending:
         for name, value in self._environment.items():
             os.environ.setdefault(name, value)
-        pending = Pending()
+        places, pending = Places(), Pending()
+        pending.on_loop = places.watch
         asyncio.events.new_event_loop = asyncio.new_event_loop = pending.new_loop
-        ending = run_snippet(request, Tools(StreamTransport(self._stream, pending)), asyncio.run)
+        if request.seed:
+            random.seed(request.seed)
+        ending = run_snippet(request, Tools(StreamTransport(self._stream, pending, places.site)), asyncio.run)
         figures.save(self._work)
         return ending
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from runtimes.guest.places import Places
+
 Wait = Callable[[float], str]
 
 
@@ -14,9 +16,11 @@ class HostLoop(asyncio.BaseEventLoop):
     """
 
     wait: Wait
+    places: Places
 
     def __init__(self) -> None:
         super().__init__()
+        type(self).places.watch(self)
         self._selector = self  # BaseEventLoop asks its selector for events
         self._waiting: dict[int, asyncio.Future[str]] = {}
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,16 @@ RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The code, and the largest value the host accepts in bytes of JSON."""
+    """The code, the largest value the host accepts in bytes of JSON, and what the module `random` begins with.
+
+    `earlier` is code that is run first, in the same namespace; `unheard` keeps what it prints from the host.
+    """
 
     code: str
     value_bytes: int
+    seed: str = ""
+    earlier: tuple[str, ...] = ()
+    unheard: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +73,29 @@ def run_snippet(request: Request, tools: object, run_async: RunAsync) -> Ending:
     `run_async` is called only for code that awaits at its top level; other code runs with no event loop running.
     """
     streams = (sys.stdout, sys.stderr)
-    ending = _run(Snippet(request.code), request.value_bytes, tools, run_async)
+    namespace = main_namespace(tools)
+    if request.earlier:
+        with request.unheard():
+            for code in request.earlier:
+                _run(Snippet(code), request.value_bytes, namespace, run_async)
+                _flush_all(streams)
+    ending = _run(Snippet(request.code), request.value_bytes, namespace, run_async)
+    _flush_all(streams)
+    return ending
+
+
+def _flush_all(streams: tuple[Any, Any]) -> None:
     # The ones in place now may be the guest's own.
     for name in ("stdout", "stderr"):
         _flush(getattr(sys, name, None))
     for stream in streams:
         _flush(stream)
-    return ending
 
 
-def _run(snippet: Snippet, value_bytes: int, tools: object, run_async: RunAsync) -> Ending:
-    namespace: Namespace = {}
+def _run(snippet: Snippet, value_bytes: int, namespace: Namespace, run_async: RunAsync) -> Ending:
     try:
+        namespace.pop("__out", None)
         program = snippet.compile()
-        namespace = main_namespace(tools)
         value = run_async(program.run_async(namespace)) if program.is_async else program.run(namespace)
         encoded = encode_value(value, value_bytes)
     except ValueTooLarge as error:

@@ -3,6 +3,7 @@
 import asyncio
 import selectors
 import threading
+from collections.abc import Callable
 from typing import Any
 
 
@@ -28,10 +29,13 @@ class Pending:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.on_loop: Callable[[asyncio.AbstractEventLoop], None] = lambda _loop: None
         self._threads = frozenset(threading.enumerate())
 
     def anything(self) -> bool:
         return self.calls > 0 or not self._threads.issuperset(threading.enumerate())
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(WatchfulSelector(self))
+        loop = asyncio.SelectorEventLoop(WatchfulSelector(self))
+        self.on_loop(loop)
+        return loop

@@ -5,6 +5,7 @@ imported elsewhere. What is imported here is in the snapshot and free at run tim
 import abc  # noqa: F401
 import asyncio
 import base64
+import contextlib
 import functools  # noqa: F401
 import gc
 import importlib.util
@@ -16,6 +17,7 @@ import random
 import string  # noqa: F401
 import sys
 import time
+from collections.abc import Iterator
 
 import wit_world
 
@@ -23,6 +25,7 @@ from runtimes.guest import files, heap, locks, stdlib
 from runtimes.guest.ending import finished
 from runtimes.guest.hostloop import HostLoop
 from runtimes.guest.outcome import Request, run_snippet
+from runtimes.guest.places import Places
 from runtimes.guest.tools import GatewayRefusal, Tools
 
 WORK = pathlib.Path("/work")
@@ -34,12 +37,12 @@ class WitTransport:
     """The gateway through the worker. A reply is "1" and the result, or "0" and the error."""
 
     def call(self, operation: str, arguments: str) -> str:
-        return _result(wit_world.call(operation, arguments))
+        return _result(wit_world.call(operation, arguments, HostLoop.places.site()))
 
     async def acall(self, operation: str, arguments: str) -> str:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, HostLoop)
-        return _result(await loop.expect(wit_world.send(operation, arguments)))
+        return _result(await loop.expect(wit_world.send(operation, arguments, loop.places.site())))
 
 
 def _result(reply: str) -> str:
@@ -50,6 +53,8 @@ def _result(reply: str) -> str:
 
 class Emit(io.RawIOBase):
     """Bytes to the worker, as they come: what a guest wrote survives whatever happens to it next."""
+
+    muted = False
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -63,7 +68,7 @@ class Emit(io.RawIOBase):
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]  # what io passes
         text = bytes(data).decode("latin-1")
-        if text:
+        if text and not Emit.muted:
             wit_world.emit(self._descriptor, text)
         return len(text)
 
@@ -83,7 +88,7 @@ def _sleep(seconds: float) -> None:
 
 def _set_up() -> None:
     """Put the guest's own in the place of what WebAssembly has no system for."""
-    HostLoop.wait = staticmethod(wit_world.wait)
+    HostLoop.wait, HostLoop.places = staticmethod(wit_world.wait), Places()
     asyncio.events.new_event_loop = asyncio.new_event_loop = HostLoop
     time.sleep = _sleep  # type: ignore[assignment]  # takes what its callers pass
     os._exit = wit_world.exit  # WASI keeps the code for itself
@@ -96,9 +101,20 @@ def _set_up() -> None:
     stdlib.install(stdlib.bake(pathlib.Path("/python")) | zones, stdlib.bake_data(root, "tzdata"))
 
 
-def _run(code: str, value_bytes: int) -> str:
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    Emit.muted = True
+    try:
+        yield
+    finally:
+        Emit.muted = False
+
+
+def _run(code: str, value_bytes: int, earlier: tuple[str, ...] = ()) -> str:
     sys.stdout, sys.stderr = STDOUT, STDERR
-    facts, value = finished(run_snippet(Request(code, value_bytes), TOOLS, asyncio.run))
+    HostLoop.places = Places()
+    request = Request(code, value_bytes, earlier=earlier, unheard=_unheard)
+    facts, value = finished(run_snippet(request, TOOLS, asyncio.run))
     return json.dumps(facts) + "\n" + value.decode()
 
 
@@ -119,19 +135,19 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]  # made when the guest
 
     def prepare(self) -> None:
         os.chdir(WORK)
-        random.seed()  # its state was baked into the snapshot, the same for every guest
         # What the snapshot had for these was replaced when this guest came to life.
         os.environ.update(ENVIRONMENT)
         sys.argv = [""]
         _run(USUAL[0], 100)
 
-    def run(self, code: str, value_bytes: int, env: str, given: str) -> str:
+    def run(self, code: str, value_bytes: int, env: str, given: str, earlier: str, seed: str) -> str:
+        random.seed(seed)  # its state was baked into the snapshot, the same for every guest
         if env:
             os.environ.update(json.loads(env))
         if given:
             files.write_files(WORK, {path: base64.b64decode(data) for path, data in json.loads(given).items()})
             before.update(files.snapshot(WORK))
-        return _run(code, value_bytes)
+        return _run(code, value_bytes, tuple(json.loads(earlier)) if earlier else ())
 
     def hand_out(self) -> None:
         for path, data in files.collect_files(WORK, before):

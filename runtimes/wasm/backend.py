@@ -167,6 +167,7 @@ class WasmBackend:
             languages=frozenset({"python"}),
             enforces=ENFORCES,
             version=f"wasmtime {version('wasmtime')}, CPython 3.14",
+            replays_exactly=True,
             details={**worker.evidence, "guest": DIGEST.read_text().strip()},
         )
 

@@ -1,9 +1,9 @@
 """The wasmtime engine of a worker, and the compiled guest component in its cache.
 
-wasmtime's Python package leaves two doors closed that this module opens through its C bindings, and nobody else does:
-the pooling allocator, and a callback at each epoch. Without the first, guests are made a fifth slower; without the
-second there is no backend, because a guest could not be stopped. `tests/runtimes/wasm/test_engine.py` fails when a
-release of wasmtime moves either.
+wasmtime's Python package leaves two doors closed that this module opens through its C bindings (`wasi.py` uses these
+too, for speed): the pooling allocator, and a callback at each epoch. Without the first, guests are made a fifth
+slower; without the second there is no backend, because a guest could not be stopped.
+`tests/runtimes/wasm/test_engine.py` fails when a release of wasmtime moves either.
 """
 
 import contextlib

@@ -16,8 +16,11 @@ from wasmtime import Engine, Store, WasiConfig, WasmtimeError
 from wasmtime.component import Component, Linker
 
 from gateway.v1 import gateway_pb2 as pb
+from runtimes.wasm import wasi
 from runtimes.wasm.engine import Ticker, checked
 from runtimes.wasm.stream import HungUp, Inbox, Outbox
+from runtimes.wasm.tape import Tape
+from runtimes.wasm.wasi import Chance
 
 FLUSH_BYTES = 16 << 10
 """Output is sent when this much has gathered, at every tick, and before the guest waits for anything."""
@@ -36,6 +39,11 @@ FINISHED = {
     "exited": pb.Finished.KIND_EXITED,
     "too_large": pb.Finished.KIND_TOO_LARGE,
 }
+
+HOST_SAYS = {"tape", "departed"}
+"""Fields of the last frame that are not the guest's to fill in."""
+
+SEED_BYTES = 32
 
 # What a native interpreter would have died of. (libc's abort traps, and so does a stack that runs over.)
 TRAPS = {"unreachable": 6, "stack": 11, "memory fault": 11, "out of bounds": 11}
@@ -81,7 +89,11 @@ class Guest:
         self._inbox: Inbox | None = None
         self._output: dict[int, bytearray] = {STDOUT: bytearray(), STDERR: bytearray()}
         self._writing = threading.Lock()  # wasmtime calls back for raw writes on a thread of its own
+        self.tape = Tape(b"", 0)
+        self.chance = Chance(b"")
         self._arrived: dict[int, str] = {}
+        self._ahead: dict[int, str] = {}
+        self._unanswered: set[int] = set()
         self._handles = 0
         self._ticks = 0
         self._cpu_start = 0.0
@@ -116,11 +128,16 @@ class Guest:
         request = self._inbox.take()
         if request is None or not request.HasField("execute"):
             raise HungUp
+        execute = request.execute
+        self.tape = Tape(execute.tape, execute.unix_micros or time.time_ns() // 1000)
+        self.chance = Chance(execute.seed or os.urandom(SEED_BYTES))
+        self._ahead = {reply.id: _told(reply) for reply in execute.replies}
         self._cpu_start = time.thread_time()
         guests[threading.get_ident()] = self
+        wasi.begin(self)
         try:
             with checked(store, self.order.id, self._check), self._ticker.running():
-                said = run(store, *_request(request.execute))
+                said = run(store, *_request(execute), self.chance.take(SEED_BYTES).hex())
                 left_files = _holds_anything(self._folder / "work")
                 if (left_files or _holds_anything(self._folder / "tmp")) and self._overfills_disk():
                     return {"limit": "disk_bytes"}, None
@@ -133,9 +150,10 @@ class Guest:
         except (ValueError, OverflowError):  # nonsense for an import, which only hostile code passes
             return {"signal": 6}, None
         finally:
+            wasi.end()
             del guests[threading.get_ident()]
             self.flush()
-        return {}, _finished(said)
+        return {}, self._said(said)
 
     def _instantiate(self, store: Store) -> tuple[Callable[..., Any], Callable[..., Any]]:
         for name in ("work", "tmp"):
@@ -155,6 +173,14 @@ class Guest:
         assert hand_out is not None
         prepare(store)
         return run, hand_out
+
+    def _said(self, said: str) -> pb.Finished | None:
+        """Its last word, and what is left to say of the time it was told."""
+        finished = _finished(said)
+        if finished is not None:
+            finished.departed = self.tape.departed or self.tape.playing
+            finished.tape = self.tape.take()
+        return finished
 
     def _leave(self, finished: pb.Finished | None) -> None:
         """Say the last word, if there is one, and wait until the host has heard it."""
@@ -188,33 +214,52 @@ class Guest:
 
     # What the guest may import. All run in the guest's thread.
 
-    def call(self, operation: str, arguments: str) -> str:
-        handle = self.send(operation, arguments)
-        while handle not in self._arrived:
-            self._receive(None)
-        return self._arrived.pop(handle)
+    def call(self, operation: str, arguments: str, site: str) -> str:
+        return self._reply(self.send(operation, arguments, site))
 
-    def send(self, operation: str, arguments: str) -> int:
+    def send(self, operation: str, arguments: str, site: str) -> int:
         self.flush()
         self._handles += 1
-        call = pb.ToolCall(id=self._handles, operation=_bounded(operation), arguments=_bounded(arguments).encode())
+        self._unanswered.add(self._handles)
+        call = pb.ToolCall(
+            id=self._handles,
+            operation=_bounded(operation),
+            arguments=_bounded(arguments).encode(),
+            site=_bounded(site),
+            tape=self.tape.take(),
+        )
         self._outbox.put(pb.GuestFrame(tool_call=call))
+        if (told := self._ahead.pop(self._handles, None)) is not None:
+            self._arrived[self._handles] = told
         return self._handles
 
     def wait(self, seconds: float) -> str:
         self.flush()
-        if not self._arrived:
-            self._receive(None if seconds < 0 else seconds)
-        if not self._arrived:
-            return ""
-        handle = next(iter(self._arrived))
-        return f"{handle} {self._arrived.pop(handle)}"
+        told = self.tape.wait()
+        if told and told not in self._unanswered:
+            self.tape.depart()
+            told = None
+        if told is None:
+            if not self._arrived:
+                self._receive(None if seconds < 0 else seconds)
+            told = next(iter(self._arrived), 0)
+            self.tape.waited(told)
+        return f"{told} {self._reply(told)}" if told else ""
 
     def sleep(self, seconds: float) -> None:
         self.flush()
+        if self.tape.wait() is not None:
+            return  # it has been slept before
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._receive(left)
+        self.tape.waited(0)
+
+    def _reply(self, handle: int) -> str:
+        while handle not in self._arrived:
+            self._receive(None)
+        self._unanswered.discard(handle)
+        return self._arrived.pop(handle)
 
     def emit(self, descriptor: int, data: str) -> None:
         self._write(descriptor, data.encode("latin-1"))
@@ -232,9 +277,7 @@ class Guest:
         assert self._inbox is not None
         frame = self._inbox.take(seconds)
         if frame is not None and frame.HasField("tool_reply"):
-            reply = frame.tool_reply
-            ok = reply.WhichOneof("outcome") == "value"
-            self._arrived[reply.id] = "1" + reply.value.decode() if ok else "0" + reply.error.decode()
+            self._arrived[frame.tool_reply.id] = _told(frame.tool_reply)
 
     def _write(self, descriptor: int, data: bytes) -> None:
         with self._writing:
@@ -252,6 +295,12 @@ class Guest:
                 buffer.clear()
 
 
+def _told(reply: pb.ToolReply) -> str:
+    """As the guest reads it."""
+    ok = reply.WhichOneof("outcome") == "value"
+    return "1" + reply.value.decode() if ok else "0" + reply.error.decode()
+
+
 def _bounded(text: str) -> str:
     if len(text) > MAX_FRAME_BYTES:
         raise ValueError(f"{len(text)} characters for one frame")
@@ -266,7 +315,9 @@ def make_linker(engine: Engine) -> Linker:
     """WASI and the imports of guest.wit, for every guest of this worker: making one costs half a millisecond."""
     linker = Linker(engine)
     linker.add_wasip2()
+    linker.allow_shadowing = True
     with linker.root() as root:
+        wasi.install(root)
         for name in ("call", "send", "wait", "sleep", "emit", "artifact", "exit"):
             root.add_func(name, _import(name))
     return linker
@@ -281,18 +332,19 @@ def _import(name: str) -> Callable[..., Any]:
     return imported
 
 
-def _request(execute: pb.Execute) -> tuple[str, int, str, str]:
-    """The arguments of the guest's `run`. Without environment and files, which is usual, nothing is encoded."""
+def _request(execute: pb.Execute) -> tuple[str, int, str, str, str]:
+    """The first arguments of the guest's `run`. Without environment and files, which is usual, nothing is encoded."""
     env = json.dumps(dict(execute.env)) if execute.env else ""
     files = {file.path: base64.b64encode(file.data).decode() for file in execute.files}
-    return execute.code, execute.value_bytes, env, json.dumps(files) if files else ""
+    earlier = json.dumps(list(execute.earlier)) if execute.earlier else ""
+    return execute.code, execute.value_bytes, env, json.dumps(files) if files else "", earlier
 
 
 def _finished(said: str) -> pb.Finished | None:
     """The guest's answer as its last frame, None when it is not one: a snippet can reach the code that writes it."""
     head, _, value = said.partition("\n")
     try:
-        facts = json.loads(head)
+        facts = {name: fact for name, fact in json.loads(head).items() if name not in HOST_SAYS}
         kind, error = FINISHED[facts.pop("kind")], facts.pop("error", None)
         return pb.Finished(kind=kind, value=value.encode(), error=error and pb.GuestError(**error), **facts)
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -50,7 +50,9 @@ MACHINERY = """
 import sys
 try:
     import wit_world
-    call, start, emit = wit_world.call, wit_world.send, wit_world.emit
+    def call(operation, arguments): return wit_world.call(operation, arguments, 'root#0')
+    def start(operation, arguments): return wit_world.send(operation, arguments, 'root#0')
+    emit = wit_world.emit
     def artifact(path, data): wit_world.artifact(path, data.decode('latin-1'))
 except ImportError:
     from gateway.v1 import gateway_pb2 as pb

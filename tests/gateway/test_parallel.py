@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from gateway.base import MAX_BATCH, JsonValue, ParallelCall
-from gateway.chain import Time
+from gateway.chain import Time, Took
 from gateway.errors import BudgetExceeded, InvalidInput, ToolError, ToolFailed
 from gateway.grant import Grant
 from gateway.parallel import MAX_IN_FLIGHT, Access, run_parallel
@@ -26,6 +26,8 @@ class Calls:
         tool_id: str,
         arguments: JsonValue,
         *,
+        position: int,
+        took: Took,
         flaw: ToolError | None = None,
         timeout_seconds: float | None = None,
     ) -> JsonValue:
@@ -119,6 +121,8 @@ class Diary:
         tool_id: str,
         arguments: JsonValue,
         *,
+        position: int,
+        took: Took,
         flaw: ToolError | None = None,
         timeout_seconds: float | None = None,
     ) -> JsonValue:

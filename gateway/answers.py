@@ -1,0 +1,107 @@
+"""Recorded calls as they are told again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gateway.approvals import Verdict
+from gateway.base import JsonValue
+from gateway.errors import ToolError
+from gateway.frames import Reply
+from gateway.journal.base import ApprovalDecided, ToolCall
+from gateway.operations import decode_error
+from gateway.past import Past, PastCall
+from gateway.payload import Encoded, encode, normalise, recorded
+
+MAX_AHEAD_BYTES = 4 << 20
+"""What is given to a guest ahead; the rest it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the guest was told of one call: a value, or an error, and before that the chunks of a streamed one."""
+
+    value: JsonValue
+    error: ToolError | None
+    chunks: tuple[Encoded, ...]
+    duration_seconds: float
+
+
+async def answer_of(past: Past, call: PastCall) -> Answer:
+    """As it was, when its turn has come. Does not return for a call that was never answered: there the record ends.
+
+    Raises ReplayDiverged, NotRecorded.
+    """
+    finished = call.finished
+    if finished is None or not call.answered:
+        await past.never_answered()
+        raise AssertionError("unreachable")
+    value = None if finished.result is None else json.loads(await past.read(finished.result))
+    parts = [json.loads(await past.read(part)) for part in finished.chunks or ()]
+    error = None if finished.error is None else _error(finished.error)
+    await past.turn(call)
+    chunks = tuple(normalise(chunk) for part in parts for chunk in part)
+    return Answer(value, error, chunks, finished.duration_seconds)
+
+
+async def answers_ahead(past: Past) -> dict[int, Reply]:
+    """What calls will be told, by the ids that their guest will give them: for one that does exactly the same again."""
+    found: dict[int, Reply] = {}
+    size_bytes = 0
+    for call in past.calls:
+        finished = call.finished
+        if finished is None or not call.answered or call.started.via != "run_tool" or not call.started.frame:
+            continue
+        value = None if finished.result is None else await past.read(finished.result)
+        error = None if finished.error is None else encode(dict(finished.error))
+        size_bytes += len(value or b"") + len(error or b"")
+        if size_bytes > MAX_AHEAD_BYTES:
+            break
+        found[call.started.frame] = Reply(value, error)
+    return found
+
+
+def expired(call: PastCall) -> ApprovalDecided | None:
+    """The record of it when nobody decided on the call in time."""
+    asked, now = call.requested, datetime.now(UTC)
+    if asked is None or asked.expires_at is None or asked.expires_at > now:
+        return None
+    return ApprovalDecided(
+        execution_id=asked.execution_id,
+        tenant_id=asked.tenant_id,
+        at=now,
+        index=asked.index,
+        verdict=Verdict.EXPIRED,
+    )
+
+
+def told(call: PastCall) -> ToolCall:
+    """The call as results list it, as far as it came. Values that are kept beside the record are left out."""
+    started, finished = call.started, call.finished if call.answered else None
+    data = started.arguments.data
+    result = None if finished is None or finished.result is None else finished.result.data
+    return ToolCall(
+        index=started.index,
+        tool_id=started.tool_id,
+        arguments=_elsewhere(started.arguments.size_bytes) if data is None else recorded(data),
+        status=None if finished is None else finished.status,
+        result=None if result is None else recorded(result),
+        error=None if finished is None else finished.error,
+        started_at=started.at,
+        duration_seconds=0.0 if finished is None else finished.duration_seconds,
+        attempts=0 if finished is None else finished.attempts,
+        via=started.via,
+        site=started.site,
+        key=started.key,
+        usage={} if finished is None else finished.usage,
+        warnings=started.warnings,
+    )
+
+
+def _elsewhere(size_bytes: int) -> JsonValue:
+    return {"truncated": True, "bytes": size_bytes, "head": ""}
+
+
+def _error(told: Mapping[str, JsonValue]) -> ToolError:
+    return decode_error(encode(dict(told)))

@@ -1,0 +1,268 @@
+"""What an execution has done before: its recorded calls, given out again as the same ones are asked for.
+
+A call is the same when it is made at the same site, of the same tool, with the same arguments; one without a site when
+tool and arguments are the same, in their order. Answers come in the order in which they came then.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import anyio
+
+from gateway.errors import CallNotRecorded, ReplayDiverged
+from gateway.journal.base import (
+    ApprovalDecided,
+    ApprovalRequested,
+    Blob,
+    CallFinished,
+    CallStarted,
+    CallStatus,
+    ExecutionStarted,
+    Record,
+)
+
+SETTLE_SECONDS = 0.1
+
+STALL_SECONDS = 10.0
+"""How long an answer waits for calls that came before it then, and a new call for those that are still to be asked for
+again; a guest that does the same as then needs no time to speak of."""
+
+
+INNER = "call_tool"
+"""How calls come that a tool makes."""
+
+
+class Beyond(Enum):
+    """What happens to a call that is not in the record."""
+
+    DIVERGE = "diverge"
+    """It is an error: nothing else may happen than what happened."""
+    LIVE = "live"
+    """It is made, as soon as all recorded ones have been asked for again."""
+    MISSING = "missing"
+    """It fails, and is noted."""
+
+
+@dataclass(slots=True, eq=False)
+class PastCall:
+    """One recorded call. `place` is that of its answer among all answers, None while there is none. `tried` says that
+    the execution was taken up after a person had decided, so that the call may have been made since. It is `own` unless
+    it is an earlier execution's of the same session.
+    """
+
+    started: CallStarted
+    finished: CallFinished | None = None
+    place: int | None = None
+    requested: ApprovalRequested | None = None
+    decided: ApprovalDecided | None = None
+    tried: bool = False
+    own: bool = True
+    asked: bool = False
+    given: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def index(self) -> int:
+        return self.started.index
+
+    @property
+    def answered(self) -> bool:
+        """Whether the guest was told how it ended."""
+        return self.finished is not None and self.finished.status is not CallStatus.CANCELLED
+
+    def __str__(self) -> str:
+        where = f" at {self.started.site}" if self.started.site else ""
+        return f"call {self.index} of {self.started.tool_id}, arguments {self.started.arguments_sha256[:12]}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as it is asked for now. `tool_ids` are the names of its tool."""
+
+    site: str
+    tool_ids: tuple[str, ...]
+    arguments_sha256: str
+
+    def is_(self, call: PastCall) -> bool:
+        return call.started.tool_id in self.tool_ids and call.started.arguments_sha256 == self.arguments_sha256
+
+    def __str__(self) -> str:
+        where = f" at {self.site}" if self.site else ""
+        return f"a call of {self.tool_ids[0][:200]}, arguments {self.arguments_sha256[:12]}{where}"
+
+
+class Past:
+    """The calls of one execution. `read` gets the data of its blobs.
+
+    `ends` says that the snippet did not come to an end of its own: where it waits for calls that never had an answer,
+    the record ends, and `on_end` is called. `exact` is set by whoever runs it again, when the guest was told the same
+    of time and chance.
+    """
+
+    def __init__(
+        self,
+        calls: Iterable[PastCall],
+        beyond: Beyond,
+        read: Callable[[Blob], Awaitable[bytes]],
+        *,
+        ends: bool = False,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        self.calls = tuple(calls)
+        self.beyond = beyond
+        self.read = read
+        self.missing: list[Asked] = []
+        self.diverged: ReplayDiverged | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.ended = False
+        self.exact = False
+        self._ends = ends
+        self._stall_seconds = stall_seconds
+        self._by_site: dict[str, deque[PastCall]] = defaultdict(deque)
+        for call in self.calls:
+            call.asked = call.started.via == INNER  # those are made by their tool, and not asked for
+        self._unasked = sum(not call.asked for call in self.calls)
+        self._all_asked = anyio.Event()
+        answered = [call for call in self.calls if call.answered and not call.asked]
+        self._order = deque(sorted(answered, key=lambda call: call.place or 0))
+        for call in self.calls:
+            self._by_site[call.started.site].append(call)
+        self._count(0)
+
+    @property
+    def unused(self) -> tuple[PastCall, ...]:
+        """Recorded calls that were not asked for again."""
+        return tuple(call for call in self.calls if not call.asked)
+
+    def by_index(self, index: int) -> PastCall | None:
+        return next((call for call in self.calls if call.own and call.index == index), None)
+
+    def refuses(self, site: str, via: str) -> bool:
+        """Whether the next call at this site is a whole chain or batch that was refused."""
+        found = next((call for call in self._by_site.get(site, ()) if not call.asked), None)
+        return found is not None and found.started.tool_id == found.started.via == via
+
+    async def find(self, asked: Asked) -> PastCall | None:
+        """The recorded call that this one is; None when it is a new one, to be made.
+
+        Raises ReplayDiverged, CallNotRecorded.
+        """
+        found = self._take(asked)
+        if found is not None:
+            found.asked = True
+            self._count(1)
+            return found
+        if self.beyond is Beyond.MISSING:
+            self.missing.append(asked)
+            raise CallNotRecorded(asked.tool_ids[0])
+        if self.beyond is Beyond.DIVERGE:
+            raise self._divergence("a call that is not in the record", self._at(asked.site), str(asked))
+        await self._until_all_asked(asked)
+        return None
+
+    async def turn(self, call: PastCall) -> None:
+        """Wait until all answers that came before this one have been given. Raises ReplayDiverged."""
+        if self.beyond is Beyond.MISSING:
+            return
+        while self._order and self._order[0] is not call:
+            first = self._order[0]
+            with anyio.move_on_after(self._stall_seconds) as scope:
+                await first.given.wait()
+            if scope.cancelled_caught:
+                raise self._divergence("a call that ended earlier is not asked for", str(first), f"{call}, first")
+        self._order.popleft()
+        call.given.set()
+
+    async def never_answered(self) -> None:
+        """Where a call waits that had no answer then. Does not return."""
+        if self._ends:
+            await self._all_asked.wait()
+            for call in tuple(self._order):
+                await call.given.wait()
+            await anyio.sleep(SETTLE_SECONDS)
+            self.ended = True
+            if self.on_end is not None:
+                self.on_end()
+        await anyio.sleep_forever()
+
+    def check_complete(self) -> None:
+        """Raises ReplayDiverged when calls are left over."""
+        if left := self.unused:
+            raise self._divergence(f"{len(left)} calls were not made again", str(left[0]), "the end of the snippet")
+
+    def _take(self, asked: Asked) -> PastCall | None:
+        if self.beyond is Beyond.MISSING:
+            fitting = [call for call in self.calls if not call.asked and asked.is_(call)]
+            return next((call for call in fitting if call.started.site == asked.site), next(iter(fitting), None))
+        here = self._by_site.get(asked.site, ())
+        if asked.site == "":
+            return next((call for call in here if not call.asked and asked.is_(call)), None)
+        found = next((call for call in here if not call.asked), None)
+        if found is not None and not asked.is_(found):
+            raise self._divergence("another call at the same site", str(found), str(asked))
+        return found
+
+    def _at(self, site: str) -> str:
+        left = self.unused
+        there = f"{len(left)} calls are left, the first is {left[0]}" if left else "no further call"
+        return f"nothing at {site}; {there}" if site and left else there
+
+    async def _until_all_asked(self, asked: Asked) -> None:
+        """So that nothing new is done before everything that was done has been found again."""
+        with anyio.move_on_after(self._stall_seconds) as scope:
+            await self._all_asked.wait()
+        if scope.cancelled_caught:
+            raise self._divergence("a new call comes before recorded ones", self._at(""), str(asked))
+
+    def _count(self, asked: int) -> None:
+        self._unasked -= asked
+        if not self._unasked:
+            self._all_asked.set()
+
+    def _divergence(self, what: str, recorded: str, actual: str) -> ReplayDiverged:
+        self.diverged = self.diverged or ReplayDiverged(what, recorded, actual)
+        return self.diverged
+
+
+def past_calls(records: Sequence[Record]) -> list[PastCall]:
+    """The calls in the records of one execution, with what became of them."""
+    calls: dict[int, PastCall] = {}
+    answers = 0
+    for record in records:
+        match record:
+            case CallStarted():
+                calls[record.index] = PastCall(record)
+            case CallFinished():
+                call = calls[record.index]
+                call.finished = record
+                call.place, answers = answers, answers + 1
+            case ApprovalRequested():
+                call = calls[record.index]
+                call.requested, call.decided, call.tried = record, None, False
+            case ApprovalDecided():
+                calls[record.index].decided = record
+            case ExecutionStarted():
+                for call in calls.values():
+                    call.tried = call.decided is not None
+            case _:
+                pass
+    return [calls[index] for index in sorted(calls)]
+
+
+def joined(turns: Sequence[Sequence[Record]], own: Sequence[Record]) -> list[PastCall]:
+    """The calls of a session's earlier executions, and then those of this one."""
+    found: list[PastCall] = []
+    for records in (*turns, own):
+        calls = past_calls(records)
+        for call in calls:
+            call.own = records is own
+            call.place = None if call.place is None else call.place + len(found)
+        found += calls
+    return found
+
+
+def past_tape(records: Sequence[Record]) -> list[Blob]:
+    """What the guest was told of time, in parts."""
+    parts = [record.tape for record in records if hasattr(record, "tape")]
+    return [part for part in parts if part.size_bytes]

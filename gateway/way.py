@@ -1,0 +1,49 @@
+"""How a call comes to the gateway and its result goes back; small things that every call needs."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+from gateway.base import JsonValue
+from gateway.chain import Took
+from gateway.payload import Encoded, NotJsonError, normalise
+from gateway.secrets import Secrets
+from gateway.site import current
+from gateway.streaming import Feed
+from gateway.tools.registry import RegisteredTool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Way:
+    """How a call comes, and how its result goes back."""
+
+    via: str
+    site: str
+    timeout_seconds: float | None = None
+    feed: Feed | None = None
+    took: Took = dataclasses.field(default_factory=Took)
+
+
+def site_of(position: int | None = None) -> str:
+    site = current.get()
+    return f"{site}/{position}" if site and position is not None else site
+
+
+def encoded_for_record(arguments: JsonValue, secrets: Secrets | None) -> Encoded:
+    try:
+        given = normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
+        return given if secrets is None else secrets.encoded(given)
+    except NotJsonError as exc:
+        return normalise({"malformed": str(exc)})
+
+
+def warnings_of(tool: RegisteredTool, given: Encoded) -> tuple[str, ...]:
+    return tuple(f"the argument {name!r} is deprecated" for name in tool.input.deprecated(given.value))
+
+
+def shorter(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)
+
+
+def ends_in(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds

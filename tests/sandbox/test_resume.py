@@ -1,0 +1,233 @@
+"""Executions that were cut off: what was done is not done again, and what nobody knows is decided by the tool.
+
+A crash is a copy of the journal as it is at some moment: all that a host that died then would have left.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import InvalidRequest, LeaseHeld, ReplayDiverged
+from gateway.journal.base import Mode
+from gateway.journal.sql import SqlJournal
+from gateway.payload import Encoded
+from gateway.policies.base import Call, Policies, Proceed
+from runtimes.wasm.backend import WASM
+from sandbox import AsyncExec, ExecutionResult, Outcome, ToolContext
+from tests.conftest import require
+
+pytestmark = pytest.mark.anyio
+
+
+class PerCall:
+    def key(self, call: Call) -> str:
+        return f"{call.context.execution_id}/{call.context.call_index}"
+
+    async def apply(self, call: Call, proceed: Proceed) -> Encoded:
+        return await proceed(call)
+
+
+class World:
+    """Two hosts: the first one's journal is copied when it calls `crash`, and the second one has the copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done: list[tuple[str, int]] = []
+        self.keys: list[str] = []
+        self.crash_in = ""
+        self.first = self.host("first.db")
+        self.second = self.host("second.db")
+
+    def host(self, name: str) -> AsyncExec:
+        exec = AsyncExec(journal=f"sqlite:///{self.folder}/{name}", workers=1, pool_size=1, allow_unsafe=True)
+        exec.tool()(self.step)
+        exec.tool(in_doubt="retry")(self.again)
+        exec.tool(in_doubt="ask")(self.ask)
+        exec.tool(read_only=True)(self.look)
+        exec.tool(policies=Policies(idempotency=PerCall()))(self.pay)
+        return exec
+
+    def did(self, name: str, n: int) -> int:
+        """The crash is after the work and before its end is recorded."""
+        self.done.append((name, n))
+        if self.crash_in == f"{name}{n}":
+            self.crash_in = ""
+            with (
+                closing(sqlite3.connect(self.folder / "first.db")) as source,
+                closing(sqlite3.connect(self.folder / "second.db")) as copy,
+            ):
+                source.backup(copy)
+        return n
+
+    async def step(self, n: int) -> int:
+        """One step."""
+        return self.did("step", n)
+
+    async def again(self, n: int) -> int:
+        """May be made again."""
+        return self.did("again", n)
+
+    async def ask(self, n: int) -> int:
+        """A person knows."""
+        return self.did("ask", n)
+
+    async def look(self, n: int) -> int:
+        """Changes nothing."""
+        return self.did("look", n)
+
+    async def pay(self, n: int, context: ToolContext) -> int:
+        """Has a key."""
+        self.keys.append(context.idempotency_key)
+        return self.did("pay", n)
+
+    async def cut_off(self, code: str, crash_in: str, **options: Any) -> str:
+        """Run it on the first host, with a crash there; the id of what is left of it."""
+        self.crash_in = crash_in
+        result = await self.first.execute_code(code, backend="wasm", **options)
+        assert self.crash_in == "", f"it never came to {crash_in}: {result.error}"
+        self.done.clear()
+        return result.execution_id
+
+    async def take_up(self, code: str, crash_in: str) -> ExecutionResult:
+        return await self.second.resume(await self.cut_off(code, crash_in))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    if not WASM.exists():
+        require("wasm", "the guest is not built")
+    world = World(tmp_path)
+    async with world.first, world.second:
+        yield world
+
+
+CODE = """
+import random, time
+values = [tools.step(n=1), random.random(), time.time()]
+try:
+    values.append(tools.{tool}(n=2))
+except tools.ToolError as error:
+    values.append(error.code)
+values.append(tools.step(n=3))
+values
+"""
+
+
+async def test_what_was_answered_is_not_done_again_and_the_rest_is_done(world: World) -> None:
+    done = await world.take_up(CODE.format(tool="look"), "look2")
+    assert done.outcome is Outcome.COMPLETED
+    assert [done.value[0], *done.value[3:]] == [1, 2, 3]
+    assert world.done == [("look", 2), ("step", 3)]  # a tool that only reads is called again
+    assert [call.tool_id for call in done.tool_calls] == ["step", "look", "step"]
+    assert all(call.status == "completed" for call in done.tool_calls)
+
+
+async def test_chance_and_time_go_on_as_they_were(world: World) -> None:
+    code = CODE.format(tool="look")
+    execution_id = await world.cut_off(code, "look2")
+    first = await world.first.replay(execution_id)
+    second = await world.second.resume(execution_id)
+    assert second.value[:3] == first.result.value[:3]
+    assert (await world.second.replay(execution_id)).same
+
+
+@pytest.mark.parametrize(
+    ("tool", "outcome", "done"),
+    [
+        ("step", "in_doubt", [("step", 3)]),
+        ("again", 2, [("again", 2), ("step", 3)]),
+        ("pay", 2, [("pay", 2), ("step", 3)]),
+    ],
+)
+async def test_a_call_in_doubt_is_made_again_only_where_that_is_safe(
+    world: World, tool: str, outcome: Any, done: list[Any]
+) -> None:
+    result = await world.take_up(CODE.format(tool=tool), f"{tool}2")
+    assert result.value[3] == outcome
+    assert world.done == done
+    assert len(set(world.keys)) <= 1  # made again with the same key
+
+
+async def test_a_call_in_doubt_can_be_asked_about(world: World) -> None:
+    execution_id = await world.cut_off(CODE.format(tool="ask"), "ask2")
+    suspended = await world.second.resume(execution_id)
+    assert suspended.outcome is Outcome.SUSPENDED
+    assert world.done == []
+    (pending,) = await world.second.approvals()
+    assert pending.reason == "it was cut off by a crash, and may have been done already"
+    await world.second.reject(pending.id, "it was done")
+    done = await world.second.resume(execution_id)
+    assert done.value[3:] == ["approval_rejected", 3]
+    assert world.done == [("step", 3)]
+
+
+async def test_an_approved_call_that_is_cut_off_is_in_doubt_again(world: World) -> None:
+    execution_id = await world.cut_off(CODE.format(tool="ask"), "ask2")
+    await world.second.resume(execution_id)
+    (pending,) = await world.second.approvals()
+    await world.second.approve(pending.id)
+    third = AsyncExec(journal=f"sqlite:///{world.folder}/second.db", workers=1, pool_size=1)
+    async with third:
+        world.crash_in = ""
+        # Taken up, and cut off before the call came to its end: the record of the start is all there is.
+        records = await third._journal.records(execution_id)
+        lease = await third._journal.lease(execution_id, "dead", 60)
+        started = next(record for record in reversed(records) if record.kind == "execution_started")
+        await third._journal.append(started, lease=lease)
+        await third._journal.release(lease)
+    again = await world.second.resume(execution_id)
+    assert again.outcome is Outcome.SUSPENDED
+    assert world.done == []
+
+
+async def test_calls_at_the_same_time_are_found_again(world: World) -> None:
+    code = "import asyncio\nsorted(await asyncio.gather(*[tools.aio.pay(n=n) for n in range(8)]))"
+    result = await world.take_up(code, "pay5")
+    assert result.value == list(range(8))
+    assert len(world.keys) - len(set(world.keys)) <= 8
+    assert len(set(world.keys)) == 8
+
+
+async def test_two_hosts_never_take_up_the_same_execution(world: World) -> None:
+    execution_id = await world.cut_off(CODE.format(tool="look"), "look2")
+    journal = SqlJournal(f"sqlite:///{world.folder}/second.db")
+    lease = await journal.lease(execution_id, "another host", 60)
+    with pytest.raises(LeaseHeld, match="another host"):
+        await world.second.resume(execution_id)
+    assert world.done == []
+    await journal.release(lease)
+    await journal.aclose()
+    assert (await world.second.resume(execution_id)).ok
+
+
+async def test_a_snippet_that_does_not_come_to_the_same_point_does_nothing_new(world: World) -> None:
+    code = "import time\ntools.step(n=time.time_ns() % 1000)\ntools.look(n=1)\ntools.step(n=2)"
+    world.crash_in = "look1"
+    result = await world.first.execute_code(code, backend="unsafe", profile="dev")
+    world.done.clear()
+    with pytest.raises(ReplayDiverged):
+        await world.second.resume(result.execution_id)
+    assert world.done == []
+    assert result.ok
+
+
+async def test_the_records_say_that_it_was_taken_up(world: World) -> None:
+    execution_id = await world.cut_off(CODE.format(tool="look"), "look2")
+    await world.second.resume(execution_id)
+    journal = SqlJournal(f"sqlite:///{world.folder}/second.db")
+    found = await journal.execution(execution_id)
+    assert found is not None
+    assert (found.mode, found.outcome) == (Mode.RESUME, "completed")
+    assert (await journal.verify()).ok
+    await journal.aclose()
+    with pytest.raises(InvalidRequest, match="has ended"):
+        await world.second.resume(execution_id)
+
+
+def test_resume_is_by_hand_or_automatic() -> None:
+    with pytest.raises(InvalidRequest, match="'auto' or None"):
+        AsyncExec(resume="always")  # type: ignore[arg-type]
