@@ -20,6 +20,7 @@ MAX_ERROR_TEXT = 4000
 """Longest message of an error that leaves the gateway, in characters."""
 
 _write = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+_write_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _read = json.JSONDecoder().decode
 
 
@@ -47,6 +48,14 @@ def encode(value: JsonValue, max_nesting: int = MAX_NESTING) -> bytes:
         raise NotJsonError(_reason(exc)) from None
     _check_nesting(value, text, max_nesting)
     return data
+
+
+def encode_as_given(value: JsonValue) -> bytes:
+    """UTF-8 JSON of what a guest gave and we only keep: a lone surrogate, which UTF-8 cannot carry, stays an escape."""
+    try:
+        return _write(value).encode()
+    except UnicodeEncodeError:
+        return _write_ascii(value).encode()
 
 
 def normalise(value: JsonValue) -> Encoded:

@@ -12,7 +12,7 @@ from gateway.base import JsonValue
 from gateway.context import ANYBODY, Caller
 from gateway.errors import SandboxError
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted
-from gateway.payload import MAX_ERROR_TEXT, MAX_RECORDED_BYTES, encode, printable, recorded
+from gateway.payload import MAX_ERROR_TEXT, MAX_RECORDED_BYTES, encode_as_given, printable, recorded
 from gateway.secrets import Secrets
 from runtimes.base import Capabilities
 from sandbox.policy import Decision
@@ -103,7 +103,7 @@ def environment(found: Capabilities) -> dict[str, JsonValue]:
 
 def _bounded(facts: Mapping[str, Any]) -> dict[str, JsonValue]:
     """A part of it is the guest's own word, and may be as long as that likes."""
-    data = encode(dict(facts))
+    data = encode_as_given(dict(facts))
     kept: dict[str, JsonValue] = recorded(data)
     return dict(facts) if len(data) <= MAX_RECORDED_BYTES else kept
 

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 from gateway.base import JsonValue
 from gateway.canonical import canonical
 from gateway.journal.records import INLINE_BYTES, RECORDS, Blob, CallStatus, Mode, Record
-
-_plain = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+from gateway.payload import encode_as_given
 
 
 class MalformedRecord(ValueError):
@@ -89,7 +88,7 @@ def _same(value: Any, _blobs: dict[str, bytes]) -> Any:
 
 
 def _write_json(value: JsonValue, _blobs: dict[str, bytes]) -> str:
-    return _plain(value)
+    return encode_as_given(value).decode()
 
 
 def _write_blob(blob: Blob, blobs: dict[str, bytes]) -> dict[str, Any]:

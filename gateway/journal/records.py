@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from gateway.base import JsonValue
-from gateway.payload import encode
+from gateway.payload import encode_as_given
 
 INLINE_BYTES = 16 << 10
 """Largest blob that is kept within its record; a journal keeps larger ones by digest, each content once."""
@@ -42,8 +42,7 @@ class Blob:
 
     @classmethod
     def of_json(cls, value: JsonValue) -> "Blob":
-        """Raises NotJsonError."""
-        return cls.of(encode(value))
+        return cls.of(encode_as_given(value))
 
     def without_data(self) -> "Blob":
         return Blob(self.sha256, self.size_bytes)

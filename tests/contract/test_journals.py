@@ -166,6 +166,17 @@ async def test_records_come_back_as_they_were_given(journal: Journal) -> None:
     assert await journal.read(first.arguments) == first.arguments.data
 
 
+async def test_a_text_that_utf8_cannot_carry_is_kept_too(journal: Journal) -> None:
+    odd = {"text": "a\ud800b", "\udfff": ["ü", 2**70, 1.0]}
+    record = replace(ended("e"), value=Blob.of_json(odd), error={"message": "\ud800"}, evidence={"guest": odd})
+    await journal.append(started("e"), record)
+    found = (await journal.records("e"))[1]
+    assert isinstance(found, ExecutionFinished)
+    assert found.value is not None
+    assert (found.value.as_json(), found.error, found.evidence) == (odd, {"message": "\ud800"}, {"guest": odd})
+    assert (await journal.verify()).ok
+
+
 async def test_an_unknown_execution_has_no_records(journal: Journal) -> None:
     await journal.append(call("e", 0))
     for unknown in ("", "E", "e ", "e%", "é"):
