@@ -50,6 +50,18 @@ def _iterated(
     return each
 
 
+def _sessions(
+    method: Callable[Concatenate[AsyncExec, P], Session],
+) -> Callable[Concatenate["Exec", P], "SyncSession"]:
+    """The same method, whose session has no awaits either."""
+
+    @wraps(method)
+    def make(self: "Exec", /, *args: P.args, **options: P.kwargs) -> SyncSession:
+        return SyncSession(self._call, method(self._exec, *args, **options))
+
+    return make
+
+
 def _built(
     init: Callable[Concatenate[AsyncExec, P], None],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate["Exec", P], None]]:
@@ -68,9 +80,8 @@ class SyncSession:
     def last(self) -> str:
         return self._session.last
 
-    @wraps(Session.execute_code)
-    def execute_code(self, *args: Any, **options: Any) -> ExecutionResult:
-        result: ExecutionResult = self._call(self._session.execute_code, *args, **options)
+    def execute_code(self, code: str, *, limits: Limits | Mapping[str, Any] | None = None) -> ExecutionResult:
+        result: ExecutionResult = self._call(self._session.execute_code, code, limits=limits)
         return result
 
     def fork(self) -> "SyncSession":
@@ -145,11 +156,7 @@ class Exec:
     replay = _awaited(AsyncExec.replay)
     unfinished = _awaited(AsyncExec.unfinished)
     resume = _awaited(AsyncExec.resume)
-
-    @wraps(AsyncExec.session)
-    def session(self, **options: Any) -> "SyncSession":
-        return SyncSession(self._call, self._exec.session(**options))
-
+    session = _sessions(AsyncExec.session)
     approvals = _awaited(AsyncExec.approvals)
     approve = _awaited(AsyncExec.approve)
     reject = _awaited(AsyncExec.reject)

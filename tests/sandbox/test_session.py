@@ -1,5 +1,6 @@
 """Sessions: variables live from one execution to the next, each in a fresh sandbox, and nothing is done twice."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from gateway.policies.approval import Approval
 from gateway.policies.base import Policies
 from runtimes.wasm.backend import WASM
 from sandbox import AsyncExec, Closed, Exec, InvalidRequest, Outcome, Session
-from sandbox import session as module
 from tests.conftest import require
 
 pytestmark = pytest.mark.anyio
@@ -137,8 +137,8 @@ async def test_a_budget_is_of_one_execution(rig: Rig) -> None:
 async def test_a_session_that_is_idle_or_closed_is_over(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     session = rig.exec.session(idle_seconds=60)
     await session.execute_code("1")
-    now = module.time.monotonic()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now + 61)
+    now = time.monotonic()
+    monkeypatch.setattr("sandbox.session.time.monotonic", lambda: now + 61)
     with pytest.raises(Closed):
         await session.execute_code("1")
     monkeypatch.undo()
