@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import ExitStack
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -17,7 +17,6 @@ from gateway.tools.model import Tool
 from gateway.tools.registry import ToolRegistry
 from runtimes.limits import Limits
 from sandbox.exec import AsyncExec
-from sandbox.result import ExecutionResult
 from sandbox.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -26,14 +25,22 @@ Item = TypeVar("Item")
 P = ParamSpec("P")
 
 
+class _Mirror(Protocol):
+    """Something with an original, whose methods run in the loop's thread."""
+
+    _original: Any
+
+    def _call(self, function: Callable[..., Awaitable[Answer]], *args: Any, **options: Any) -> Answer: ...
+
+
 def _awaited(
-    method: Callable[Concatenate[AsyncExec, P], Awaitable[Answer]],
-) -> Callable[Concatenate["Exec", P], Answer]:
+    method: Callable[Concatenate[Any, P], Awaitable[Answer]],
+) -> Callable[Concatenate[_Mirror, P], Answer]:
     """The same method, which waits for its answer."""
 
     @wraps(method)
-    def call(self: "Exec", /, *args: P.args, **options: P.kwargs) -> Answer:
-        return self._call(method, self._exec, *args, **options)
+    def call(self: _Mirror, /, *args: P.args, **options: P.kwargs) -> Answer:
+        return self._call(method, self._original, *args, **options)
 
     return call
 
@@ -45,21 +52,9 @@ def _iterated(
 
     @wraps(method)
     def each(self: "Exec", /, *args: P.args, **options: P.kwargs) -> Iterator[Item]:
-        return self._each(method(self._exec, *args, **options))
+        return self._each(method(self._original, *args, **options))
 
     return each
-
-
-def _sessions(
-    method: Callable[Concatenate[AsyncExec, P], Session],
-) -> Callable[Concatenate["Exec", P], "SyncSession"]:
-    """The same method, whose session has no awaits either."""
-
-    @wraps(method)
-    def make(self: "Exec", /, *args: P.args, **options: P.kwargs) -> SyncSession:
-        return SyncSession(self._call, method(self._exec, *args, **options))
-
-    return make
 
 
 def _built(
@@ -69,26 +64,34 @@ def _built(
     return wraps(init)
 
 
+def _opened(
+    method: Callable[Concatenate[AsyncExec, P], Session],
+) -> Callable[Concatenate["Exec", P], "SyncSession"]:
+    """The same method, which gives a session for plain callers."""
+
+    @wraps(method)
+    def opened(self: "Exec", /, *args: P.args, **options: P.kwargs) -> "SyncSession":
+        return SyncSession(self._call, method(self._original, *args, **options))
+
+    return opened
+
+
 class SyncSession:
     """`Session` without the awaits; see there."""
 
     def __init__(self, call: Callable[..., Any], session: Session) -> None:
         self._call = call
-        self._session = session
+        self._original = session
 
     @property
     def last(self) -> str:
-        return self._session.last
+        return self._original.last
 
-    def execute_code(self, code: str, *, limits: Limits | Mapping[str, Any] | None = None) -> ExecutionResult:
-        result: ExecutionResult = self._call(self._session.execute_code, code, limits=limits)
-        return result
+    execute_code = _awaited(Session.execute_code)
+    close = _awaited(Session.aclose)
 
     def fork(self) -> "SyncSession":
-        return SyncSession(self._call, self._session.fork())
-
-    def close(self) -> None:
-        self._call(self._session.aclose)
+        return SyncSession(self._call, self._original.fork())
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +111,7 @@ class Exec:
 
     @_built(AsyncExec.__init__)
     def __init__(self, **options: Any) -> None:
-        self._exec = AsyncExec(**options)
+        self._original = AsyncExec(**options)
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = self._stack.enter_context(
             start_blocking_portal("asyncio", backend_options={"use_uvloop": True}, name="toolexec")
@@ -117,15 +120,15 @@ class Exec:
 
     @property
     def registry(self) -> ToolRegistry:
-        return self._exec.registry
+        return self._original.registry
 
     @property
     def default_profile(self) -> str:
-        return self._exec.default_profile
+        return self._original.default_profile
 
     @property
     def default_limits(self) -> Limits:
-        return self._exec.default_limits
+        return self._original.default_limits
 
     @overload
     def tool(self, function: Function, /) -> Function: ...
@@ -134,29 +137,30 @@ class Exec:
     def tool(self, function: None = None, /, **options: Unpack[ToolOptions]) -> Callable[[Function], Function]: ...
 
     def tool(self, function: Any = None, /, **options: Any) -> Any:
-        return self._exec.tool(function, **options)
+        return self._original.tool(function, **options)
 
     def register(self, *tools: Tool) -> None:
-        self._exec.register(*tools)
+        self._original.register(*tools)
 
     def unregister(self, *tool_ids: str) -> None:
-        self._exec.unregister(*tool_ids)
+        self._original.unregister(*tool_ids)
 
     @property
     def selection(self) -> Selection:
-        return self._exec.selection
+        return self._original.selection
 
     def register_group(
         self, group: ToolGroup, *, description: str = "", input_schema: Mapping[str, Any] | None = None
     ) -> None:
-        self._exec.register_group(group, description=description, input_schema=input_schema)
+        self._original.register_group(group, description=description, input_schema=input_schema)
 
     execute_code = _awaited(AsyncExec.execute_code)
     stream_code = _iterated(AsyncExec.stream_code)
     replay = _awaited(AsyncExec.replay)
     unfinished = _awaited(AsyncExec.unfinished)
     resume = _awaited(AsyncExec.resume)
-    session = _sessions(AsyncExec.session)
+
+    session = _opened(AsyncExec.session)
     approvals = _awaited(AsyncExec.approvals)
     approve = _awaited(AsyncExec.approve)
     reject = _awaited(AsyncExec.reject)
@@ -195,22 +199,22 @@ class Exec:
     tool_health = _awaited(AsyncExec.tool_health)
 
     def observe(self, listener: Listener, *, max_behind: int = MAX_BEHIND) -> Subscription:
-        return self._exec.observe(listener, max_behind=max_behind)
+        return self._original.observe(listener, max_behind=max_behind)
 
     def metrics_text(self) -> str:
-        return self._exec.metrics_text()
+        return self._original.metrics_text()
 
     def close(self) -> None:
         atexit.unregister(self.close)
         portal, self._portal = self._portal, None
         if portal is not None:
             try:
-                portal.call(self._exec.aclose)
+                portal.call(self._original.aclose)
             finally:
                 self._stack.close()
 
     def __enter__(self) -> Self:
-        self._call(self._exec.__aenter__)
+        self._call(self._original.__aenter__)
         return self
 
     def __exit__(

@@ -191,9 +191,9 @@ def test_what_was_ended_ends_where_its_record_ends(rig: Rig) -> None:
 
 def test_a_replay_leaves_no_record(rig: Rig) -> None:
     result = rig.exec.execute_code("tools.demo.echo(value=1)", backend="wasm")
-    before = rig.exec._call(rig.exec._exec._journal.records, result.execution_id)
+    before = rig.exec._call(rig.exec._original.journal.records, result.execution_id)
     rig.exec.replay(result.execution_id)
-    assert rig.exec._call(rig.exec._exec._journal.records, result.execution_id) == before
+    assert rig.exec._call(rig.exec._original.journal.records, result.execution_id) == before
 
 
 def test_an_execution_that_is_not_known(rig: Rig) -> None:
