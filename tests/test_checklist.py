@@ -13,8 +13,8 @@ PAGE = (ROOT / "docs" / "checklist.md").read_text()
 ROWS = {"Tools and executions": 72, "Calls and policies": 48, "The journal": 7}
 COVERED = {
     "Tools and executions": {*range(1, 37), *range(61, 66)},
-    "Calls and policies": {1, 2, 3, *range(5, 31), *range(32, 45), 46},
-    "The journal": {1, 2, 7},
+    "Calls and policies": {*range(1, 31), *range(32, 49)},
+    "The journal": {*range(1, 8)},
 }
 """Rows that may not be left for later altogether."""
 
