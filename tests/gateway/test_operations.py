@@ -201,6 +201,8 @@ ERRORS = [
     errors.PermissionMissing("a", ("write",)),
     errors.RoleDenied("a"),
     errors.ApprovalRejected("a", "too expensive"),
+    errors.CallInDoubt("a"),
+    errors.CallNotRecorded("a"),
     errors.CircuitOpen("a", 2.5),
     errors.RateLimited("a", 0.25),
     errors.CallInProgress("a"),

@@ -65,7 +65,8 @@ async def test_the_same_question_is_answered_without_a_call_and_flagged(library:
     assert (missed.attempts, hit.attempts) == (1, 0)
     assert "cached_hit" not in missed.usage
     assert (hit.usage["cached_hit"], hit.usage["decisions"]) == (True, ["answered from the cache"])
-    assert hit.result == first
+    assert hit.result is not None
+    assert hit.result.as_json() == first
 
 
 @pytest.mark.parametrize(

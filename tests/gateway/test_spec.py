@@ -26,6 +26,7 @@ WHOLE: dict[str, Any] = {
     "tags": ["read-only", "größe"],
     "roles": ["coach", "sdr"],
     "resource": "person/{id}",
+    "in_doubt": "ask",
     "input_schema": {"type": "object", "properties": {"id": {"type": "string"}}},
     "output_schema": {"type": "string"},
     "timeout_seconds": 2.5,

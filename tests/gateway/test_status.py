@@ -29,6 +29,8 @@ TOOL_ERRORS: list[ToolError] = [
     errors.PermissionMissing("math:add", ("write",)),
     errors.RoleDenied("math:add"),
     errors.ApprovalRejected("math:add", "too much"),
+    errors.CallInDoubt("math:add"),
+    errors.CallNotRecorded("math:add"),
     errors.BudgetExceeded("tool_calls", 1, 2),
     errors.DeadlineExceeded(),
     errors.PayloadTooLarge("it", 2, 1),
@@ -44,6 +46,12 @@ HOST_ERRORS: list[SandboxError] = [
     errors.MissingExtra("SQL tools", "sql"),
     errors.ProtocolError("no"),
     errors.Unauthenticated(),
+    errors.JournalUnavailable("it", "its disk is full"),
+    errors.JournalCorrupt("it", "a record was changed"),
+    errors.NotRecorded("execution e"),
+    errors.LeaseHeld("e", "another host"),
+    errors.LeaseLost("e"),
+    errors.ReplayDiverged("another call", "this", "that"),
     errors.ExecutionFailed("no", None),
 ]
 

@@ -141,8 +141,17 @@ async def test_usage_is_measured(host: AsyncExec) -> None:
 
 CHILD_BOMB = """
 import os, subprocess, sys
-bomb = "import time\\nx = bytearray(b'x') * (55 << 20)\\ntime.sleep(15)"
-children = [subprocess.Popen([sys.executable, "-c", bomb], stderr=subprocess.DEVNULL) for _ in range(3)]
+os.environ["PYTHONMALLOC"] = "malloc"
+bomb = '''
+import time
+x = []
+try:
+    while True:
+        x.append(b"x" * (1 << 20))
+except MemoryError:
+    time.sleep(15)
+'''
+children = [subprocess.Popen([sys.executable, "-c", bomb], stderr=subprocess.DEVNULL) for _ in range(5)]
 for child in children:
     if child.wait(): raise OSError(child.returncode)
 """

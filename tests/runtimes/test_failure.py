@@ -120,4 +120,5 @@ def test_every_way_of_stopping_has_a_verdict(stop: Stop, finished: Finished | No
         Outcome.TIMED_OUT,
         Outcome.LIMIT_EXCEEDED,
         Outcome.KILLED,
+        Outcome.SUSPENDED,
     }

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 import types
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -120,7 +121,9 @@ def policies() -> Policies:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """pytest keeps every line of a log, which is growth of its own."""
+    """pytest keeps every line of a log, which is growth of its own; and what earlier tests left is not of this one."""
+    with warnings.catch_warnings(action="ignore"):
+        gc.collect()
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
