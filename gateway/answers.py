@@ -1,15 +1,16 @@
 """Recorded calls as they are told again."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from gateway.approvals import Verdict
+from gateway.artifacts import Artifact
 from gateway.base import JsonValue
 from gateway.errors import ToolError
 from gateway.frames import Reply
-from gateway.journal.base import ApprovalDecided, ToolCall
+from gateway.journal.base import ApprovalDecided, CallFinished, Journal, ToolCall
 from gateway.operations import decode_error
 from gateway.past import Past, PastCall
 from gateway.payload import Encoded, encode, normalise, recorded
@@ -77,7 +78,8 @@ def expired(call: PastCall) -> ApprovalDecided | None:
 
 
 def told(call: PastCall) -> ToolCall:
-    """The call as results list it, as far as it came. Values that are kept beside the record are left out."""
+    """The call as results list it, as far as it came. Values that are kept beside the record are left out, so
+    `with_artifacts` comes before."""
     started, finished = call.started, call.finished if call.answered else None
     data = started.arguments.data
     result = None if finished is None or finished.result is None else finished.result.data
@@ -96,7 +98,22 @@ def told(call: PastCall) -> ToolCall:
         key=started.key,
         usage={} if finished is None else finished.usage,
         warnings=started.warnings,
+        artifacts=_artifacts(finished) if finished is not None and call.own else (),
     )
+
+
+async def with_artifacts(journal: Journal, calls: Sequence[PastCall]) -> Sequence[PastCall]:
+    """The same calls; what the tools of this execution's own attached is at hand. Raises NotRecorded."""
+    for call in calls:
+        finished = call.finished
+        if finished is not None and finished.artifacts and call.own:
+            named = {name: replace(blob, data=await journal.read(blob)) for name, blob in finished.artifacts.items()}
+            call.finished = replace(finished, artifacts=named)
+    return calls
+
+
+def _artifacts(finished: CallFinished) -> tuple[Artifact, ...]:
+    return tuple(Artifact(name, blob.as_bytes()) for name, blob in finished.artifacts.items())
 
 
 def _elsewhere(size_bytes: int) -> JsonValue:

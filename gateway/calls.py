@@ -8,6 +8,7 @@ from typing import Protocol
 
 import anyio
 
+from gateway.artifacts import Artifact
 from gateway.base import JsonValue
 from gateway.context import ANYBODY, Caller
 from gateway.errors import JournalUnavailable
@@ -192,6 +193,7 @@ class OpenCall:
         result: "bytes | Chunks | None" = None,
         error: Mapping[str, JsonValue] | None = None,
         usage: CallUsage | None = None,
+        artifacts: tuple[Artifact, ...] = (),
     ) -> None:
         """Record the end; cancellation waits for it, at most 5 s. Raises JournalUnavailable when that was not enough.
 
@@ -200,6 +202,7 @@ class OpenCall:
         chunks = result if isinstance(result, Chunks) else None
         whole = result if isinstance(result, bytes) else None
         call = self._ended(status, _view(result) if status is CallStatus.COMPLETED else None, error, usage)
+        call = replace(call, artifacts=artifacts) if artifacts else call
         self._log.calls[call.index] = call
         record = CallFinished(
             execution_id=self._log.execution_id,
@@ -213,6 +216,7 @@ class OpenCall:
             attempts=call.attempts,
             duration_seconds=call.duration_seconds,
             usage=call.usage,
+            artifacts={artifact.path: Blob.of(artifact.data) for artifact in artifacts},
         )
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
             await self._log.journal.append(record)

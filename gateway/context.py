@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from gateway.artifacts import Attach, checked
 from gateway.base import JsonValue
 
 
@@ -50,7 +51,7 @@ class ToolContext:
 
     `call_tool(id, arguments)` makes another call for the same caller, validated and recorded as part of the execution.
     It is the host's own: roles and policies hold for it, the execution's list of tools and its budget do not. None
-    where a provider is called without a gateway.
+    where a provider is called without a gateway, and then what is attached goes nowhere.
     """
 
     tool_id: str = ""
@@ -61,11 +62,23 @@ class ToolContext:
     deadline: float | None = None
     on_progress: Callable[[Progress], None] | None = None
     call_tool: CallTool | None = field(default=None, compare=False, repr=False)
+    on_attach: Attach | None = field(default=None, compare=False, repr=False)
 
     def report(self, message: str = "", *, progress: float | None = None, total: float | None = None) -> None:
         """Tell whoever watches the call how far it is; nobody may be watching. From any thread."""
         if self.on_progress is not None:
             self.on_progress(Progress(message, progress, total))
+
+    def attach(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Hand the host something beside the result, such as a PDF or a picture; no guest sees it. From any thread.
+
+        `name` is a plain relative path; the same name again replaces. It is kept with the call's record when the call
+        succeeds. Raises InvalidRequest, and PayloadTooLarge past what the tools of one execution may attach together:
+        16 MiB, and 100 names.
+        """
+        artifact = checked(name, data)
+        if self.on_attach is not None:
+            self.on_attach(artifact)
 
     def remaining_seconds(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

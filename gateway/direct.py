@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 from gateway.answers import answer_of, told
+from gateway.artifacts import ArtifactBudget, Attached
 from gateway.base import (
     MAX_ARGUMENTS_BYTES,
     CallOutcome,
@@ -89,6 +90,7 @@ class DirectGateway(Discovery):
         kept = past.calls if past is not None and past.beyond is Beyond.LIVE else ()
         before = tuple(told(call) for call in kept if call.own)
         self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed, before=before)
+        self._artifacts = ArtifactBudget(artifact for call in before for artifact in call.artifacts)
         self._span = here()
         self._refused = 0
 
@@ -200,6 +202,7 @@ class DirectGateway(Discovery):
             error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
             given_so_far = chunks if call.emit is not None else None
+            call.attached.drop()
             await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
@@ -210,7 +213,7 @@ class DirectGateway(Discovery):
             way.took.seconds = record.duration_seconds
         call.usage.output_bytes = len(result.data) if call.emit is None else chunks.view.size_bytes
         kept = result.data if call.emit is None else chunks
-        await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage)
+        await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage, artifacts=call.attached.kept)
         way.took.seconds = record.duration_seconds
         return result.value
 
@@ -298,24 +301,24 @@ class DirectGateway(Discovery):
             call_tool=self._inner,
         )
         left = grant.remaining_seconds()
+        call = Call(
+            tool=tool,
+            arguments={},
+            context=context,
+            gate=gate,
+            tell_of=self._told,
+            attached=Attached(self._artifacts),
+        )
         if feed is None or not tool.streams:
-            deadline = ends_in(shorter(way.timeout_seconds, left))
-            return Call(tool=tool, arguments={}, context=context, deadline=deadline, gate=gate, tell_of=self._told)
+            call.deadline = ends_in(shorter(way.timeout_seconds, left))
+            return call
 
         async def emit(chunk: Encoded) -> None:
             await chunks.add(chunk.data)
             await feed.chunk(chunk)
 
-        return Call(
-            tool=tool,
-            arguments={},
-            context=context,
-            deadline=ends_in(left),
-            emit=emit,
-            wait_seconds=way.timeout_seconds,
-            gate=gate,
-            tell_of=self._told,
-        )
+        call.deadline, call.emit, call.wait_seconds = ends_in(left), emit, way.timeout_seconds
+        return call
 
     def _told(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
         self._log.happened(call, kind, details)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gateway.base import JsonValue
+from gateway.context import ToolContext
 from gateway.errors import ToolError
 from gateway.notices import CallFeed
 from gateway.payload import Encoded
@@ -109,18 +110,22 @@ class Pipeline:
         return await self._attempt_with(call, copy.deepcopy(call.arguments))
 
     async def _attempt_with(self, call: Call, arguments: dict[str, JsonValue]) -> Encoded:
-        """One attempt, in the tool's own time and the call's."""
+        """One attempt, in the tool's own time and the call's; what it attaches is kept if it succeeds."""
         call.usage.attempts += 1
-        tool, context = call.tool, call.context
         began = time.perf_counter()
         try:
-            if call.emit is None:
-                return await self.runner.call(tool, arguments, context, timeout_seconds=call.remaining_seconds())
-            bound = partial(_wait_seconds, call)
-            await self.runner.stream(tool, arguments, context, call.emit, timeout_seconds=bound)
-            return _NOTHING
+            with call.attached.attempt() as attach:
+                context = dataclasses.replace(call.context, on_attach=attach)
+                return await self._answer(call, arguments, context)
         finally:
             call.usage.tool_seconds += time.perf_counter() - began
+
+    async def _answer(self, call: Call, arguments: dict[str, JsonValue], context: ToolContext) -> Encoded:
+        if call.emit is None:
+            return await self.runner.call(call.tool, arguments, context, timeout_seconds=call.remaining_seconds())
+        bound = partial(_wait_seconds, call)
+        await self.runner.stream(call.tool, arguments, context, call.emit, timeout_seconds=bound)
+        return _NOTHING
 
     def _forget(self) -> None:
         """Of the tools that are not registered, which resolvers know, those that were built first."""
@@ -154,6 +159,7 @@ async def _lending(secrets: Secrets, attempt: Proceed, call: Call) -> Encoded:
             result = await attempt(call)
     except ToolError as exc:
         raise secrets.error(exc)  # noqa: B904 - the same error
+    call.attached.mask(secrets.artifact)
     return secrets.encoded(result)
 
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from gateway.artifacts import Artifact
 from gateway.base import JsonValue
 from gateway.context import Progress
 from gateway.errors import InvalidRequest, ToolError
@@ -125,6 +126,16 @@ class Secrets:
             return encoded
         value = self.value(encoded.value)
         return encoded if value == encoded.value else Encoded(value, encode(value))
+
+    def data(self, data: bytes) -> bytes:
+        """The same without secrets if it is text; of other data there is no telling."""
+        try:
+            return self.text(data.decode()).encode()
+        except UnicodeDecodeError:
+            return data
+
+    def artifact(self, artifact: Artifact) -> Artifact:
+        return Artifact(self.text(artifact.path), self.data(artifact.data))
 
     def progress(self, progress: Progress) -> Progress:
         return replace(progress, message=self.text(progress.message))

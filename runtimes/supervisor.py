@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from gateway.artifacts import MAX_ARTIFACT_BYTES, MAX_ARTIFACTS, is_plain
 from gateway.attachment import Attachment, Binding
 from gateway.base import Gateway
 from gateway.errors import ProtocolError
@@ -22,12 +23,6 @@ _log = logging.getLogger(__name__)
 
 FLOOD_FACTOR = 16
 """A guest that sends this many times its output limit past the host's reading is ended; less is dropped."""
-
-MAX_ARTIFACTS = 100
-MAX_ARTIFACT_BYTES = 16 << 20
-MAX_PATH_BYTES = 1024
-MAX_NAME_BYTES = 255
-"""Of one part of a path, as file systems have it."""
 
 KILL_SECONDS = 10.0
 """Backends end a guest well within this; past it the host goes on and reports the sandbox as lost."""
@@ -174,12 +169,3 @@ async def _killed(sandbox: Sandbox) -> Ending:
     except Exception as error:  # noqa: BLE001 - a backend that fails at it has lost this sandbox, and no other
         _log.error("a sandbox could not be ended", exc_info=error)
         return Ending(lost=f"it could not be ended: {said(error)}")
-
-
-def is_plain(path: str) -> bool:
-    """Whether this is a relative POSIX path of plain names."""
-    encoded = path.encode(errors="replace")
-    parts = encoded.split(b"/")
-    if b"\0" in encoded or {b"", b".", b".."} & {*parts}:
-        return False
-    return len(encoded) <= MAX_PATH_BYTES and max(map(len, parts)) <= MAX_NAME_BYTES

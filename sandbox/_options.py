@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.artifacts import Artifact, is_plain
 from gateway.errors import InvalidRequest, SandboxError
 from gateway.providers.function import function_tool
 from gateway.tools.model import Tool, ToolId
 from runtimes.limits import SECONDS, Limits
-from runtimes.supervisor import is_plain
-from sandbox.result import Artifact
 
 LANGUAGES = {
     ".py": "python",

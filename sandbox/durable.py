@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import anyio
 
-from gateway.answers import told
+from gateway.answers import told, with_artifacts
 from gateway.approvals import PendingApproval, Verdict, approval_id, parse_approval_id, waiting
 from gateway.base import JsonValue
 from gateway.errors import InvalidRequest, LeaseHeld, NotRecorded, ReplayDiverged, SandboxError
@@ -113,7 +113,7 @@ class Durable:
         beyond = Beyond.DIVERGE if code is None else Beyond.MISSING
         ends = recorded.last is None or recorded.last.outcome not in GUEST_ENDS
         turns = await turns_of(self._journal, recorded)
-        past = Past(_joined(turns, recorded.records), beyond, self._journal.read, ends=ends)
+        past = Past(await self._joined(turns, recorded.records), beyond, self._journal.read, ends=ends)
         request = await request_of(
             self._journal, recorded.first, code=None if code is None else code_text(code), backend=backend
         )
@@ -144,7 +144,7 @@ class Durable:
                 recorded = await self._recorded(execution_id)
                 check_resumable(execution_id, recorded)
                 turns = await turns_of(self._journal, recorded)
-                past = Past(_joined(turns, recorded.records), Beyond.LIVE, self._journal.read)
+                past = Past(await self._joined(turns, recorded.records), Beyond.LIVE, self._journal.read)
                 request = await request_of(self._journal, recorded.first)
                 run = Run(
                     execution_id,
@@ -176,7 +176,7 @@ class Durable:
             started.execution_id,
             started,
             self._journal,
-            Past(_joined(turns, ()), Beyond.LIVE, self._journal.read),
+            Past(await self._joined(turns, ()), Beyond.LIVE, self._journal.read),
             await self._tape(turns),
             turns[0].unix_micros if turns else microseconds(started.at),
             await self._codes(turns),
@@ -187,6 +187,9 @@ class Durable:
         """Whether a session goes on from this execution, and not from the one before."""
         last = (await self._recorded(execution_id)).last
         return last is not None and (last.outcome in GUEST_ENDS or last.outcome == Outcome.SUSPENDED)
+
+    async def _joined(self, turns: Sequence[Recorded], own: Sequence[Record]) -> Sequence[PastCall]:
+        return await with_artifacts(self._journal, joined([turn.records for turn in turns], own))
 
     async def _tape(self, turns: Sequence[Recorded]) -> bytes:
         return b"".join([await tape_of(self._journal, turn.records) for turn in turns])
@@ -313,10 +316,6 @@ class Durable:
             and (await read(last.stdout), await read(last.stderr)) == (result.stdout, result.stderr),
             exact=past.exact,
         )
-
-
-def _joined(turns: Sequence[Recorded], own: Sequence[Record]) -> list[PastCall]:
-    return joined([turn.records for turn in turns], own)
 
 
 def _check_followed(before: Recorded) -> None:

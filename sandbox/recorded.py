@@ -118,11 +118,7 @@ def _text(text: str, secrets: Secrets | None) -> Blob:
 
 
 def _bytes(data: bytes, secrets: Secrets | None) -> Blob:
-    """Of data that is no text there is no telling."""
-    try:
-        return Blob.of(data) if secrets is None else _text(data.decode(), secrets)
-    except UnicodeDecodeError:
-        return Blob.of(data)
+    return Blob.of(data if secrets is None else secrets.data(data))
 
 
 def _json(value: Any, secrets: Secrets | None) -> Any:

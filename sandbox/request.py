@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from gateway.artifacts import MAX_ARTIFACT_BYTES, is_plain
 from gateway.context import Caller
 from gateway.errors import InvalidRequest
 from gateway.tools.model import ToolId
 from runtimes.limits import Limits
-from runtimes.supervisor import MAX_ARTIFACT_BYTES, is_plain
 from sandbox.profile import Profile, profile_named
 
 MAX_CODE_BYTES = 1 << 20

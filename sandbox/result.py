@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from gateway.artifacts import Artifact
 from gateway.errors import ExecutionFailed
 from gateway.frames import GuestError, StreamName
 from gateway.journal.base import ToolCall
@@ -12,15 +13,6 @@ from runtimes.base import Outcome, Usage
 from runtimes.limits import LimitName, Limits
 
 __all__ = ["Artifact", "Event", "ExecutionResult", "GuestError", "Outcome", "ToolCall", "UsageTotals"]
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A file the snippet left in its working folder. `path` is relative, with forward slashes; it is a name, and was
-    never a path on this host."""
-
-    path: str
-    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

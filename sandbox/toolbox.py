@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import anyio
 
+from gateway.artifacts import Artifact
 from gateway.base import (
     CallOutcome,
     ChainResult,
@@ -25,6 +26,7 @@ from gateway.context import ANYBODY, Caller
 from gateway.correction import Correct, run_corrected
 from gateway.errors import Closed, InvalidRequest
 from gateway.grant import Grant
+from gateway.journal.base import ToolCall
 from gateway.pipeline import Pipeline
 from gateway.policies.base import CircuitState, HasCircuits
 from gateway.providers.base import Provider
@@ -51,7 +53,7 @@ CLOSE_SECONDS = 10.0
 class OpenGateway(Protocol):
     """Makes a gateway with the rights of a grant."""
 
-    def __call__(self, grant: Grant, /) -> Gateway: ...
+    def __call__(self, grant: Grant, on_call: Callable[[ToolCall], None] | None = None, /) -> Gateway: ...
 
 
 _log = logging.getLogger(__name__)
@@ -107,13 +109,16 @@ class Toolbox:
         caller: Caller = ANYBODY,
         timeout_seconds: float | None = None,
         correct: Correct | None = None,
+        on_artifact: Callable[[Artifact], None] | None = None,
     ) -> JsonValue:
         """Call one tool. `timeout_seconds` can only shorten the tool's own. Raises a ToolError.
 
         `correct` is asked for other arguments when they do not fit, at most twice; every try is a call of its own in
         the records, under one execution id.
+
+        `on_artifact` gets what the tool attached, and tools that it called, as soon as each call has succeeded.
         """
-        gateway = self._gateway(caller)
+        gateway = self._gateway(caller, None if on_artifact is None else partial(_hand_over, on_artifact))
         run = partial(gateway.run_tool, tool_id, timeout_seconds=timeout_seconds)
         return await (
             run(arguments or {}) if correct is None else run_corrected(run, tool_id, arguments or {}, correct)
@@ -305,19 +310,24 @@ class Toolbox:
         secrets = self._pipeline.secrets
         return nullcontext() if secrets is None else secrets.lent()
 
-    def _gateway(self, caller: Caller) -> Gateway:
+    def _gateway(self, caller: Caller, on_call: Callable[[ToolCall], None] | None = None) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
-        return self._with_rights(Grant(execution_id=f"host-{uuid4().hex}", caller=caller))
+        return self._with_rights(Grant(execution_id=f"host-{uuid4().hex}", caller=caller), on_call)
 
-    def _with_rights(self, grant: Grant) -> Gateway:
+    def _with_rights(self, grant: Grant, on_call: Callable[[ToolCall], None] | None = None) -> Gateway:
         if self._closed:
             raise Closed("Exec")
-        return self._open_gateway(grant)
+        return self._open_gateway(grant, on_call)
 
 
 def open_gateway(toolbox: Toolbox, grant: Grant) -> Gateway:
     """The tools with the rights of `grant`: for a server that stands between them and its clients. Raises Closed."""
     return toolbox._with_rights(grant)
+
+
+def _hand_over(on_artifact: Callable[[Artifact], None], call: ToolCall) -> None:
+    for artifact in call.artifacts:
+        on_artifact(artifact)
 
 
 def _grant(allowed_tools: Iterable[str] | None, caller: Caller) -> Grant:

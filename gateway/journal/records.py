@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
+from gateway.artifacts import Artifact
 from gateway.base import JsonValue
 from gateway.payload import encode_as_given
 
@@ -160,6 +161,7 @@ class CallFinished(Record):
 
     `result` is the whole result when completed, None otherwise. A streamed result is in `chunks` instead: each blob is
     a JSON list of some chunks, in order. `usage` is that of `CallUsage`: what was counted, and what policies decided.
+    `artifacts` are what its tool attached, by name; of a call that did not complete there are none.
     """
 
     kind: ClassVar[str] = "call_finished"
@@ -172,6 +174,7 @@ class CallFinished(Record):
     attempts: int
     duration_seconds: float
     usage: Mapping[str, JsonValue] = field(default_factory=dict)
+    artifacts: Mapping[str, Blob] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +295,7 @@ class ToolCall:
     """One tool call as far as it is known: `CallStarted` and `CallFinished` in one. `status` is None while it runs.
 
     `result` and `arguments` over 64 KiB of JSON are {truncated: true, bytes, head}; the records have them whole.
+    `artifacts` are what its tool attached; none for a result that comes from a cache or an earlier call.
     """
 
     index: int
@@ -308,3 +312,4 @@ class ToolCall:
     key: str = ""
     usage: Mapping[str, JsonValue] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()

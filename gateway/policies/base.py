@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, r
 
 import anyio
 
+from gateway.artifacts import Attached
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest
@@ -56,7 +57,7 @@ class Call:
     `arguments` have their defaults filled in and are not to be changed. `deadline` (of `time.monotonic()`, None for
     none) bounds the call with all its attempts and waits. `emit` is there when the call is streamed: the result is then
     given in chunks, and what `proceed` returns is null. `wait_seconds` bounds each wait for a chunk. `gate` leads to
-    whoever approves calls; a call of the host itself has none.
+    whoever approves calls; a call of the host itself has none. `attached` is what its tool made beside the result.
     """
 
     tool: "RegisteredTool"
@@ -68,6 +69,7 @@ class Call:
     usage: CallUsage = field(default_factory=CallUsage)
     tell_of: Tell = _nobody_listens
     gate: "Gate | None" = None
+    attached: Attached = field(default_factory=Attached)
 
     @property
     def key(self) -> str:

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.artifacts import MAX_ARTIFACT_BYTES, MAX_ARTIFACTS, is_plain
 from gateway.errors import ProtocolError
 from gateway.frames import StreamName
 from runtimes import supervisor
-from runtimes.supervisor import MAX_ARTIFACT_BYTES, MAX_ARTIFACTS, Collected, is_plain
+from runtimes.supervisor import Collected
 
 
 @given(st.integers(1, 50), st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=20))))
