@@ -20,11 +20,10 @@ MAX_AHEAD_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the guest was told of one call: a value, or an error, and before that the chunks of a streamed one."""
+    """What the guest was told of one call: a value, or an error."""
 
     value: JsonValue
     error: ToolError | None
-    chunks: tuple[Encoded, ...]
     duration_seconds: float
 
 
@@ -38,11 +37,15 @@ async def answer_of(past: Past, call: PastCall) -> Answer:
         await past.never_answered()
         raise AssertionError("unreachable")
     value = None if finished.result is None else json.loads(await past.read(finished.result))
-    parts = [json.loads(await past.read(part)) for part in finished.chunks or ()]
     error = None if finished.error is None else _error(finished.error)
     await past.turn(call)
-    chunks = tuple(normalise(chunk) for part in parts for chunk in part)
-    return Answer(value, error, chunks, finished.duration_seconds)
+    return Answer(value, error, finished.duration_seconds)
+
+
+async def chunks_of(past: Past, call: PastCall) -> tuple[Encoded, ...]:
+    """What a streamed call gave, also when it came to no end."""
+    parts = () if call.finished is None else call.finished.chunks or ()
+    return tuple([normalise(chunk) for part in parts for chunk in json.loads(await past.read(part))])
 
 
 async def answers_ahead(past: Past) -> dict[int, Reply]:
@@ -78,7 +81,7 @@ def expired(call: PastCall) -> ApprovalDecided | None:
 
 def told(call: PastCall) -> ToolCall:
     """The call as results list it, as far as it came. Values that are kept beside the record are left out."""
-    started, finished = call.started, call.finished if call.answered else None
+    started, finished = call.started, call.finished if call.answered or call.left else None
     data = started.arguments.data
     result = None if finished is None or finished.result is None else finished.result.data
     return ToolCall(

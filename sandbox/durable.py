@@ -115,7 +115,11 @@ class Durable:
         turns = await turns_of(self._journal, recorded)
         past = Past(_joined(turns, recorded.records), beyond, self._journal.read, ends=ends)
         request = await request_of(
-            self._journal, recorded.first, code=None if code is None else code_text(code), backend=backend
+            self._journal,
+            recorded.first,
+            code=None if code is None else code_text(code),
+            backend=backend,
+            check=code is None and recorded.turned_down,
         )
         run = Run(
             execution_id,
