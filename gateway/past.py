@@ -141,6 +141,10 @@ class Past:
         self._count(0)
 
     @property
+    def has_streams(self) -> bool:
+        return self._streams > 0
+
+    @property
     def orders_chunks(self) -> bool:
         """Whether chunks come in the order in which they came then; those of several streams may mix otherwise."""
         return self._streams < 2

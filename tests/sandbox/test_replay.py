@@ -265,9 +265,10 @@ STREAMS = {
     "tools.demo.echo(value=event['data'])",
     "two": "import asyncio\n"
     "async def read(n):\n"
+    "    out = []\n"
     "    async for event in tools.aio.stream_tool('demo:parts', {'count': n}):\n"
-    "        await tools.aio.demo.echo(value=[n, event['data']])\n"
-    "    return n\n"
+    "        out.append(await tools.aio.demo.echo(value=[n, event['data']]))\n"
+    "    return out\n"
     "await asyncio.gather(read(3), read(4))",
 }
 
