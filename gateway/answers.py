@@ -21,11 +21,10 @@ MAX_AHEAD_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the guest was told of one call: a value, or an error, and before that the chunks of a streamed one."""
+    """What the guest was told of one call: a value, or an error."""
 
     value: JsonValue
     error: ToolError | None
-    chunks: tuple[Encoded, ...]
     duration_seconds: float
 
 
@@ -39,16 +38,25 @@ async def answer_of(past: Past, call: PastCall) -> Answer:
         await past.never_answered()
         raise AssertionError("unreachable")
     value = None if finished.result is None else json.loads(await past.read(finished.result))
-    parts = [json.loads(await past.read(part)) for part in finished.chunks or ()]
     error = None if finished.error is None else _error(finished.error)
     await past.turn(call)
-    chunks = tuple(normalise(chunk) for part in parts for chunk in part)
-    return Answer(value, error, chunks, finished.duration_seconds)
+    return Answer(value, error, finished.duration_seconds)
+
+
+async def chunks_of(past: Past, call: PastCall) -> tuple[Encoded, ...]:
+    """What a streamed call gave, also when it came to no end."""
+    parts = () if call.finished is None else call.finished.chunks or ()
+    return tuple([normalise(chunk) for part in parts for chunk in json.loads(await past.read(part))])
 
 
 async def answers_ahead(past: Past) -> dict[int, Reply]:
-    """What calls will be told, by the ids that their guest will give them: for one that does exactly the same again."""
+    """What calls will be told, by the ids that their guest will give them: for one that does exactly the same again.
+
+    None where there are streams: each read of one takes an id, and how many there are is chance.
+    """
     found: dict[int, Reply] = {}
+    if past.has_streams:
+        return found
     size_bytes = 0
     for call in past.calls:
         finished = call.finished
@@ -80,7 +88,7 @@ def expired(call: PastCall) -> ApprovalDecided | None:
 def told(call: PastCall) -> ToolCall:
     """The call as results list it, as far as it came. Values that are kept beside the record are left out, so
     `with_artifacts` comes before."""
-    started, finished = call.started, call.finished if call.answered else None
+    started, finished = call.started, call.finished if call.answered or call.left else None
     data = started.arguments.data
     result = None if finished is None or finished.result is None else finished.result.data
     return ToolCall(

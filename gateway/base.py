@@ -118,8 +118,9 @@ class ToolEvents(Protocol):
         """The next events, as many as are there; none after the last."""
         ...
 
-    async def aclose(self) -> None:
-        """End the call, and wait until that is recorded. Idempotent."""
+    async def aclose(self, *, cut_off: bool = False) -> None:
+        """End the call, and wait until that is recorded. Idempotent. `cut_off` says that its reader is gone, and did
+        not leave it of its own."""
         ...
 
 

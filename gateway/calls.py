@@ -42,6 +42,10 @@ CANCELLED: Mapping[str, JsonValue] = {
 }
 
 
+LEFT: Mapping[str, JsonValue] = {**CANCELLED, "message": "the snippet read no further", "details": {"left": True}}
+"""Of a streamed call that its snippet left before its end."""
+
+
 class Keeper(Protocol):
     """Of a journal, what the calls of one execution need."""
 
@@ -227,10 +231,18 @@ class OpenCall:
         self._log.tell(call)
         self._log.notice(status, call, call.attempts, began=self._began)
 
-    async def abandon(self, reason: BaseException, usage: CallUsage | None = None) -> None:
-        """Record that the execution ended first. Never raises: `reason` goes on, with a note if this failed."""
+    async def abandon(
+        self,
+        reason: BaseException,
+        usage: CallUsage | None = None,
+        given: "Chunks | None" = None,
+        *,
+        left: bool = False,
+    ) -> None:
+        """Record that the execution ended first, or that the snippet has `left` the call, and the chunks that it was
+        given. Never raises: `reason` goes on, with a note if this failed."""
         try:
-            await self.finish(CallStatus.CANCELLED, error=CANCELLED, usage=usage)
+            await self.finish(CallStatus.CANCELLED, result=given, error=LEFT if left else CANCELLED, usage=usage)
         except Exception as exc:  # noqa: BLE001 - the cancellation must not turn into another error
             reason.add_note(f"the end of call {self._call.index} was not recorded: {exc}")
 

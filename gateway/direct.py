@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
-from gateway.answers import answer_of, told
+from gateway.answers import answer_of, chunks_of, told
 from gateway.artifacts import ArtifactBudget, Attached
 from gateway.base import (
     MAX_ARGUMENTS_BYTES,
@@ -192,6 +192,7 @@ class DirectGateway(Discovery):
 
     async def _make(self, way: Way, record: OpenCall, call: Call, chunks: Chunks, flaw: ToolError | None) -> JsonValue:
         """Through its policies to the tool, and its end into the journal."""
+        given = chunks if call.emit is not None else None
         try:
             if flaw is not None:
                 raise flaw
@@ -201,13 +202,12 @@ class DirectGateway(Discovery):
         except ToolError as exc:
             error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
-            given_so_far = chunks if call.emit is not None else None
             call.attached.drop()
-            await record.finish(status, result=given_so_far, error=error_json(error), usage=call.usage)
+            await record.finish(status, result=given, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
             if self._gate is None or not self._gate.keeps(record.index):
-                await record.abandon(exc, call.usage)
+                await record.abandon(exc, call.usage, given, left=way.feed is not None and way.feed.left)
             raise
         finally:
             way.took.seconds = record.duration_seconds
@@ -249,13 +249,13 @@ class DirectGateway(Discovery):
             self.grant.release(1)
         if found.own:
             self._count_again(finished, reserved=reserved)
-            if not found.answered and past.beyond is Beyond.LIVE:
+            if not (found.answered or found.left) and past.beyond is Beyond.LIVE:
                 return await self._make_again(way, found, encoded_arguments(arguments))
+        if way.feed is not None:  # before the answer's turn: what came since may depend on them
+            for chunk in await chunks_of(past, found):
+                await way.feed.chunk(chunk)
         answer = await answer_of(past, found)
         way.took.seconds = answer.duration_seconds
-        if way.feed is not None:
-            for chunk in answer.chunks:
-                await way.feed.chunk(chunk)
         if answer.error is not None:
             raise answer.error
         return answer.value

@@ -4,6 +4,7 @@ A call is the same when it is made at the same site, of the same tool, with the 
 tool and arguments are the same, in their order. Answers come in the order in which they came then.
 """
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from enum import Enum
 
 import anyio
 
+from gateway.calls import LEFT
 from gateway.errors import CallNotRecorded, ReplayDiverged
 from gateway.journal.base import (
     ApprovalDecided,
@@ -24,6 +26,8 @@ from gateway.journal.base import (
 )
 
 SETTLE_SECONDS = 0.1
+
+_COUNTER = re.compile(r"#\d+")
 
 STALL_SECONDS = 10.0
 """How long an answer waits for calls that came before it then, and a new call for those that are still to be asked for
@@ -70,6 +74,11 @@ class PastCall:
     def answered(self) -> bool:
         """Whether the guest was told how it ended."""
         return self.finished is not None and self.finished.status is not CallStatus.CANCELLED
+
+    @property
+    def left(self) -> bool:
+        """Whether the guest wanted no more of a streamed call."""
+        return self.finished is not None and not self.answered and self.finished.error == LEFT
 
     def __str__(self) -> str:
         where = f" at {self.started.site}" if self.started.site else ""
@@ -126,9 +135,19 @@ class Past:
         self._all_asked = anyio.Event()
         answered = [call for call in self.calls if call.answered and not call.asked]
         self._order = deque(sorted(answered, key=lambda call: call.place or 0))
+        self._streams = sum(call.started.via == "stream_tool" for call in self.calls)
         for call in self.calls:
-            self._by_site[call.started.site].append(call)
+            self._by_site[self._key(call.started.site)].append(call)
         self._count(0)
+
+    @property
+    def has_streams(self) -> bool:
+        return self._streams > 0
+
+    @property
+    def orders_chunks(self) -> bool:
+        """Whether chunks come in the order in which they came then; those of several streams may mix otherwise."""
+        return self._streams < 2
 
     @property
     def unused(self) -> tuple[PastCall, ...]:
@@ -140,7 +159,7 @@ class Past:
 
     def refuses(self, site: str, via: str) -> bool:
         """Whether the next call at this site is a whole chain or batch that was refused."""
-        found = next((call for call in self._by_site.get(site, ()) if not call.asked), None)
+        found = next((call for call in self._by_site.get(self._key(site), ()) if not call.asked), None)
         return found is not None and found.started.tool_id == found.started.via == via
 
     async def find(self, asked: Asked) -> PastCall | None:
@@ -195,13 +214,18 @@ class Past:
         if self.beyond is Beyond.MISSING:
             fitting = [call for call in self.calls if not call.asked and asked.is_(call)]
             return next((call for call in fitting if call.started.site == asked.site), next(iter(fitting), None))
-        here = self._by_site.get(asked.site, ())
+        here = self._by_site.get(self._key(asked.site), ())
         if asked.site == "":
             return next((call for call in here if not call.asked and asked.is_(call)), None)
         found = next((call for call in here if not call.asked), None)
         if found is not None and not asked.is_(found):
             raise self._divergence("another call at the same site", str(found), str(asked))
         return found
+
+    def _key(self, site: str) -> str:
+        """How calls are found by their sites. Reading a stream counts too, and takes as many reads as its chunks come
+        in: where there are streams the order of a task's calls must do."""
+        return _COUNTER.sub("", site, count=1) if self._streams else site
 
     def _at(self, site: str) -> str:
         left = self.unused

@@ -30,9 +30,11 @@ class _Item(NamedTuple):
 
 
 class Feed:
-    """Where a call puts what happens: `chunk` waits for a slow reader, `progress` does not."""
+    """Where a call puts what happens: `chunk` waits for a slow reader, `progress` does not. It is `left` once its
+    reader wants no more of it."""
 
     def __init__(self) -> None:
+        self.left = False
         self._send, self.items = anyio.create_memory_object_stream[_Item](MAX_AHEAD)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -96,8 +98,10 @@ class ToolStream:
             size_bytes += item.size_bytes
         return events
 
-    async def aclose(self) -> None:
-        """End the call, and wait until that is recorded. Idempotent."""
+    async def aclose(self, *, cut_off: bool = False) -> None:
+        """End the call, and wait until that is recorded. Idempotent. `cut_off` says that its reader is gone, and did
+        not leave it of its own."""
+        self._feed.left = not cut_off
         self._task.cancel()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([self._task])
@@ -138,8 +142,10 @@ class Streams:
             await stream.aclose()
 
     async def aclose(self) -> None:
-        for number in tuple(self._open):
-            await self.close(number)
+        """The guest is gone."""
+        while self._open:
+            _, stream = self._open.popitem()
+            await stream.aclose(cut_off=True)
 
 
 async def _run(call: Streamed, feed: Feed) -> None:

@@ -21,6 +21,7 @@ from gateway.journal.listing import microseconds
 from gateway.past import Past, past_tape
 from runtimes.base import Outcome
 from runtimes.limits import Limits
+from sandbox.assemble import NOT_RUN
 from sandbox.profile import profile_named
 from sandbox.request import Request
 
@@ -48,6 +49,11 @@ class Recorded:
     @property
     def unix_micros(self) -> int:
         return microseconds(self.first.at)
+
+    @property
+    def turned_down(self) -> bool:
+        """Whether its snippet was checked and not run."""
+        return self.last is not None and self.last.evidence == NOT_RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +126,14 @@ def taken_up(first: ExecutionStarted) -> ExecutionStarted:
 
 
 async def request_of(
-    journal: Journal, found: ExecutionStarted, *, code: str | None = None, backend: str | None = None
+    journal: Journal,
+    found: ExecutionStarted,
+    *,
+    code: str | None = None,
+    backend: str | None = None,
+    check: bool = False,
 ) -> Request:
-    """The request that an execution began with."""
+    """The request that an execution began with. A snippet that was checked, and then run, need not be checked again."""
     files = {path: await journal.read(blob) for path, blob in found.files.items()}
     env = replace(found.env, data=await journal.read(found.env)).as_json()
     return Request(
@@ -133,7 +144,7 @@ async def request_of(
         limits=Limits.of(dict(found.limits)),
         allowed_tools=None if found.allowed_tools is None else frozenset(found.allowed_tools),
         caller=caller_of(found.caller),
-        check=False,
+        check=check,
         env=env,
         files=files,
     )

@@ -67,6 +67,10 @@ def make_result(
     )
 
 
+NOT_RUN = {"run": False}
+"""All the evidence of an execution that was turned down before it began; others name their backend at least."""
+
+
 def flawed_result(
     execution_id: str, request: Request, decision: Decision, flaws: "tuple[Diagnostic, ...]"
 ) -> ExecutionResult:
@@ -82,5 +86,5 @@ def flawed_result(
         backend=decision.backend,
         limits=decision.limits,
         enforced=decision.enforced,
-        evidence={"run": False},
+        evidence=dict(NOT_RUN),
     )

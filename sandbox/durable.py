@@ -1,6 +1,7 @@
 """What outlives a run: replays, executions taken up again, and calls that a person decides on."""
 
 import functools
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -106,7 +107,7 @@ class Durable:
         self._runtime = runtime
         self._run = runtime.execute
         self._on_approval = on_approval
-        self._owner = f"exec-{uuid4().hex}"
+        self._owner, self._leases = f"exec-{uuid4().hex}", itertools.count()
 
     async def replay(self, execution_id: str, backend: str | None, code: str | None) -> ReplayReport:
         recorded = await self._recorded(execution_id)
@@ -115,7 +116,11 @@ class Durable:
         turns = await turns_of(self._journal, recorded)
         past = Past(await self._joined(turns, recorded.records), beyond, self._journal.read, ends=ends)
         request = await request_of(
-            self._journal, recorded.first, code=None if code is None else code_text(code), backend=backend
+            self._journal,
+            recorded.first,
+            code=None if code is None else code_text(code),
+            backend=backend,
+            check=code is None and recorded.turned_down,
         )
         run = Run(
             execution_id,
@@ -137,7 +142,7 @@ class Durable:
         return report
 
     async def resume(self, execution_id: str, observe: Observer | None = None) -> ExecutionResult:
-        lease = await self._journal.lease(execution_id, self._owner, LEASE_SECONDS)
+        lease = await self._journal.lease(execution_id, self._next_owner(), LEASE_SECONDS)
         keeper = Leased(self._journal, lease)
         try:
             async with _renewed(keeper):
@@ -267,8 +272,12 @@ class Durable:
             raise NotRecorded(f"tool {pending.tool_id!r} among those that are registered now")
         return Blob.of_json(tool.input.validate_input(dict(arguments)))
 
+    def _next_owner(self) -> str:
+        """Another one each time: this host too takes an execution up once at a time."""
+        return f"{self._owner}-{next(self._leases)}"
+
     async def _append(self, execution_id: str, record: Record) -> None:
-        lease = await self._journal.lease(execution_id, self._owner, DECIDE_SECONDS)
+        lease = await self._journal.lease(execution_id, self._next_owner(), DECIDE_SECONDS)
         try:
             await self._journal.append(record, lease=lease)
         finally:

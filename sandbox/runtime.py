@@ -188,7 +188,7 @@ class Runtime:
 
     async def _run(self, run: Run, request: Request, decision: Decision, observe: Observer) -> ExecutionResult:
         if request.check and (flaws := await self._check(request)):
-            return await self._turn_down(uuid4().hex, request, decision, flaws)
+            return await self._turn_down(run, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
         begun = time.perf_counter()
         try:
@@ -246,7 +246,8 @@ class Runtime:
             grant.closed = True
         tape = gateway.tape.take()
         if past is not None:
-            past.exact = not (ended.departed or tape) and self._told_the_same(run, decision)
+            departed = ended.departed or tape or not past.orders_chunks
+            past.exact = not departed and self._told_the_same(run, decision)
         result = make_result(run.execution_id, request, decision, ended, gateway.calls)
         for artifact in result.artifacts:
             observe(Event("artifact", artifact=artifact))
@@ -268,12 +269,12 @@ class Runtime:
         return await check_snippet(request.code, await stubs_for(grant, self._registry))
 
     async def _turn_down(
-        self, execution_id: str, request: Request, decision: Decision, flaws: "tuple[Diagnostic, ...]"
+        self, run: Run, request: Request, decision: Decision, flaws: "tuple[Diagnostic, ...]"
     ) -> ExecutionResult:
         """An execution that ends before it begins: recorded, and nothing run."""
-        result = flawed_result(execution_id, request, decision, flaws)
-        await self._journal.append(self._start_of(execution_id, request, decision))
-        await self._record_end(self._journal, ended(result, request, self.pipeline.secrets))
+        result = flawed_result(run.execution_id, request, decision, flaws)
+        await run.keeper.append(run.started)
+        await self._record_end(run.keeper, ended(result, request, self.pipeline.secrets))
         return result
 
     async def _decide(self, request: Request) -> Decision:

@@ -1,7 +1,8 @@
 """An execution run again from its records: the same to the last byte on WASM, compared call by call elsewhere."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import NotRecorded, ReplayDiverged
 from runtimes.wasm.backend import WASM
-from sandbox import Exec, Outcome
+from sandbox import Exec, Outcome, ToolContext, ToolError
 from tests.conftest import require
 
 
@@ -24,6 +25,8 @@ class Rig:
         self.exec.tool(namespace="demo")(self.echo)
         self.exec.tool(namespace="demo")(self.slow)
         self.exec.tool(namespace="demo")(self.fail)
+        self.exec.tool(namespace="demo")(self.outer)
+        self.exec.tool(namespace="demo")(self.parts)
 
     async def echo(self, value: Any) -> Any:
         """Give the value back."""
@@ -40,6 +43,24 @@ class Rig:
         """Fail."""
         self.called += 1
         raise ValueError("no")
+
+    async def outer(self, value: Any, context: ToolContext) -> list[Any]:
+        """Call others."""
+        self.called += 1
+        assert context.call_tool is not None
+        echoes = [await context.call_tool("demo:echo", {"value": [value, n]}) for n in range(2)]
+        with contextlib.suppress(ToolError):
+            await context.call_tool("demo:fail", {})
+        return echoes
+
+    async def parts(self, count: int, fail: bool = False) -> AsyncIterator[int]:
+        """Answer in parts."""
+        self.called += 1
+        for n in range(count):
+            await anyio.sleep(0.002)
+            yield n
+        if fail:
+            raise ValueError("that is all")
 
     def same(self, code: str, **options: Any) -> None:
         """Run it, and again: nothing is called, and nothing differs."""
@@ -179,6 +200,17 @@ def test_other_code_is_told_what_it_would_be_told_and_nothing_is_called(rig: Rig
     assert "not in the record" in other.result.error.message
 
 
+def test_what_was_checked_and_not_run_is_not_run_again(rig: Rig) -> None:
+    result = rig.exec.execute_code("print(1)\ntools.demo.ech(value=1)", backend="wasm", check=True)
+    report = rig.exec.replay(result.execution_id)
+    assert report.same
+    assert report.result.error == result.error
+    assert (report.result.stdout, report.answered, report.exact) == ("", 0, False)
+    fixed = rig.exec.replay(result.execution_id, code="print(1)\ntools.demo.echo(value=1)")
+    assert fixed.result.stdout == "1\n"
+    assert len(fixed.missing) == 1
+
+
 def test_what_was_ended_ends_where_its_record_ends(rig: Rig) -> None:
     code = "print(1)\ntools.demo.echo(value=1)\ntools.demo.slow(ms=60000)"
     result = rig.exec.execute_code(code, backend="wasm", limits={"wall_seconds": 1})
@@ -204,3 +236,50 @@ def test_an_execution_that_is_not_known(rig: Rig) -> None:
 def test_two_executions_have_different_chance(rig: Rig) -> None:
     code = "import random, os\n[random.random(), os.urandom(8).hex()]"
     assert rig.exec.execute_code(code, backend="wasm").value != rig.exec.execute_code(code, backend="wasm").value
+
+
+TOOLS_THAT_CALL = """
+import asyncio, random
+values = [tools.demo.outer(value=random.random())]
+values += await asyncio.gather(*[tools.aio.demo.outer(value=n) for n in range(3)])
+values
+"""
+
+
+def test_calls_that_a_tool_made_are_not_asked_for_again(rig: Rig) -> None:
+    rig.same(TOOLS_THAT_CALL)
+    result = rig.exec.execute_code(TOOLS_THAT_CALL, backend="wasm")
+    report = rig.exec.replay(result.execution_id)
+    assert report.unused == ()
+    assert len(report.result.tool_calls) == len(result.tool_calls) == 16
+    assert [(call.via, call.status) for call in report.result.tool_calls] == [
+        (call.via, call.status) for call in result.tool_calls
+    ]
+
+
+STREAMS = {
+    "whole": "[event['data'] for event in tools.stream_tool('demo:parts', {'count': 5}) if event['kind'] == 'chunk']",
+    "failed": "[event['error']['code'] if event['error'] else event['data'] for event in "
+    "tools.stream_tool('demo:parts', {'count': 3, 'fail': True})]",
+    "left": "for event in tools.stream_tool('demo:parts', {'count': 10**6}):\n    if event['data'] == 3: break\n"
+    "tools.demo.echo(value=event['data'])",
+    "two": "import asyncio\n"
+    "async def read(n):\n"
+    "    out = []\n"
+    "    async for event in tools.aio.stream_tool('demo:parts', {'count': n}):\n"
+    "        out.append(await tools.aio.demo.echo(value=[n, event['data']]))\n"
+    "    return out\n"
+    "await asyncio.gather(read(3), read(4))",
+}
+
+
+@pytest.mark.parametrize("backend", ["wasm", "unsafe"])
+@pytest.mark.parametrize("code", STREAMS.values(), ids=STREAMS)
+def test_streamed_calls_are_answered_with_the_same_chunks(rig: Rig, code: str, backend: str) -> None:
+    result = rig.exec.execute_code(code, backend=backend, profile="dev", limits={"wall_seconds": 10})
+    assert result.ok, result.summary()
+    called = rig.called
+    report = rig.exec.replay(result.execution_id)
+    assert rig.called == called
+    assert report.same
+    assert report.result.value == result.value

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from gateway.errors import InvalidRequest, LeaseHeld, ReplayDiverged
@@ -49,6 +50,9 @@ class World:
         exec.tool(in_doubt="ask")(self.ask)
         exec.tool(read_only=True)(self.look)
         exec.tool(policies=Policies(idempotency=PerCall()))(self.pay)
+        exec.tool()(self.wait)
+        exec.tool(in_doubt="retry")(self.outer)
+        exec.tool(read_only=True)(self.parts)
         return exec
 
     def did(self, name: str, n: int) -> int:
@@ -84,16 +88,32 @@ class World:
         self.keys.append(context.idempotency_key)
         return self.did("pay", n)
 
-    async def cut_off(self, code: str, crash_in: str, **options: Any) -> str:
+    async def wait(self, n: int) -> int:
+        """Takes longer than anybody waits."""
+        await anyio.sleep(20)
+        return self.did("wait", n)
+
+    async def outer(self, n: int, context: ToolContext) -> int:
+        """Calls another."""
+        assert context.call_tool is not None
+        await context.call_tool("pay", {"n": n})
+        return self.did("outer", n)
+
+    async def parts(self, n: int) -> AsyncIterator[int]:
+        """Answers in parts."""
+        for part in range(n):
+            yield self.did("parts", part)
+
+    async def cut_off(self, code: str, crash_in: str, backend: str = "wasm") -> str:
         """Run it on the first host, with a crash there; the id of what is left of it."""
         self.crash_in = crash_in
-        result = await self.first.execute_code(code, backend="wasm", **options)
+        result = await self.first.execute_code(code, backend=backend, profile="dev")
         assert self.crash_in == "", f"it never came to {crash_in}: {result.error}"
         self.done.clear()
         return result.execution_id
 
-    async def take_up(self, code: str, crash_in: str) -> ExecutionResult:
-        return await self.second.resume(await self.cut_off(code, crash_in))
+    async def take_up(self, code: str, crash_in: str, backend: str = "wasm") -> ExecutionResult:
+        return await self.second.resume(await self.cut_off(code, crash_in, backend))
 
 
 @pytest.fixture
@@ -202,6 +222,83 @@ async def test_two_hosts_never_take_up_the_same_execution(world: World) -> None:
     await journal.release(lease)
     await journal.aclose()
     assert (await world.second.resume(execution_id)).ok
+
+
+async def test_one_host_takes_an_execution_up_once_at_a_time(world: World) -> None:
+    execution_id = await world.cut_off(CODE.format(tool="look"), "look2")
+    held: list[LeaseHeld] = []
+    done: list[ExecutionResult] = []
+
+    async def take_up() -> None:
+        try:
+            done.append(await world.second.resume(execution_id))
+        except LeaseHeld as error:
+            held.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_up)
+        tasks.start_soon(take_up)
+    assert len(done) == len(held) == 1
+    assert world.done == [("look", 2), ("step", 3)]
+
+
+# No time and no chance between calls: other backends have their own.
+ELSEWHERE = """
+import asyncio
+values = [tools.step(n=1)]
+values += await asyncio.gather(*[tools.aio.pay(n=n) for n in range(10, 14)])
+values += [event["data"] for event in tools.stream_tool("parts", {"n": 3}) if event["kind"] == "chunk"]
+values.append(tools.outer(n=2))
+values.append(tools.step(n=3))
+values
+"""
+
+
+@pytest.mark.parametrize("backend", ["wasm", "unsafe"])
+@pytest.mark.parametrize("crash_in", ["pay11", "parts1", "pay2", "outer2"])
+async def test_any_backend_goes_on_where_it_stopped(world: World, backend: str, crash_in: str) -> None:
+    result = await world.take_up(ELSEWHERE, crash_in, backend)
+    assert (result.outcome, result.backend) == (Outcome.COMPLETED, backend)
+    assert result.value == [1, 10, 11, 12, 13, 0, 1, 2, 2, 3]
+    assert ("step", 1) not in world.done
+    assert world.done.count(("outer", 2)) == world.done.count(("step", 3)) == 1
+    assert (await world.second.replay(result.execution_id)).same
+    page = await world.second.journal.verify()
+    assert page.ok, page.findings
+
+
+async def test_a_tool_that_called_others_is_not_called_again(world: World) -> None:
+    result = await world.take_up("values = [tools.outer(n=1), tools.look(n=1), tools.outer(n=2)]\nvalues", "look1")
+    assert result.value == [1, 1, 2]
+    assert world.done == [("look", 1), ("pay", 2), ("outer", 2)]
+    assert [(call.tool_id, call.via) for call in result.tool_calls] == [
+        ("outer", "run_tool"),
+        ("pay", "call_tool"),
+        ("look", "run_tool"),
+        ("outer", "run_tool"),
+        ("pay", "call_tool"),
+    ]
+
+
+async def test_a_stream_that_was_left_is_left_again(world: World) -> None:
+    code = (
+        "for event in tools.stream_tool('parts', {'n': 1000}):\n    if event['data'] == 3: break\n"
+        "tools.look(n=1)\ntools.step(n=event['data'])"
+    )
+    result = await world.take_up(code, "look1")
+    assert result.value == 3
+    assert world.done == [("look", 1), ("step", 3)]
+
+
+async def test_a_call_that_its_snippet_gave_up_is_given_up_again(world: World) -> None:
+    code = (
+        "import asyncio\n"
+        "try:\n    await asyncio.wait_for(tools.aio.wait(n=1), 0.05)\nexcept asyncio.TimeoutError:\n    out = 'late'\n"
+        "[out, tools.look(n=1), tools.step(n=2)]"
+    )
+    result = await world.take_up(code, "look1")
+    assert result.value == ["late", 1, 2]
+    assert world.done == [("look", 1), ("step", 2)]
 
 
 async def test_a_snippet_that_does_not_come_to_the_same_point_does_nothing_new(world: World) -> None:
