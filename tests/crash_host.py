@@ -1,7 +1,8 @@
 """A host that is killed: takes up what is unfinished, then runs executions whose tool has effects in a database.
 
-    python -m tests.crash_host JOURNAL_URL EFFECTS EXECUTIONS SEED
+    python -m tests.crash_host JOURNAL_URL EFFECTS EXECUTIONS SEED [auto]
 
+With `auto` it leaves it to `resume="auto"` to take executions up, and waits until there is none without an end.
 It says `ready` when it begins, and `done` when nothing is left to do.
 """
 
@@ -15,6 +16,7 @@ import anyio
 
 from gateway.errors import SandboxError
 from gateway.journal.base import ExecutionFilter
+from gateway.journal.listing import UNFINISHED
 from gateway.journal.sql import SqlJournal
 from gateway.payload import Encoded
 from gateway.policies.base import Call, Policies, Proceed
@@ -37,6 +39,7 @@ sorted(order)
 STEPS = 7
 IN_FLIGHT = 40
 LEASE_SECONDS = 2.0
+SECONDS = 60.0
 
 
 class PerCall:
@@ -70,6 +73,19 @@ def add_tools(exec: AsyncExec, effects: str, chance: random.Random) -> None:  # 
         return step
 
 
+async def take_up_by_itself(url: str, effects: str, seed: int) -> None:
+    durable.LEASE_SECONDS = LEASE_SECONDS
+    journal = SqlJournal(url)
+    exec = AsyncExec(journal=journal, workers=1, pool_size=4, resume="auto")
+    add_tools(exec, effects, random.Random(seed))  # before it starts: what it takes up calls them
+    async with exec:
+        print("ready", flush=True)
+        with anyio.fail_after(SECONDS):
+            while (await journal.executions(ExecutionFilter(outcome=UNFINISHED))).executions:  # noqa: ASYNC110 - processes
+                await anyio.sleep(0.05)
+        print("done", flush=True)
+
+
 async def main(url: str, effects: str, executions: int, seed: int) -> None:
     durable.LEASE_SECONDS = LEASE_SECONDS
     room = anyio.CapacityLimiter(IN_FLIGHT)
@@ -98,4 +114,8 @@ async def main(url: str, effects: str, executions: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    url, effects, executions, seed = sys.argv[1:5]
+    if sys.argv[5:] == ["auto"]:
+        asyncio.run(take_up_by_itself(url, effects, int(seed)))
+    else:
+        asyncio.run(main(url, effects, int(executions), int(seed)))

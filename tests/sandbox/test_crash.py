@@ -11,22 +11,29 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 
-from gateway.journal.base import EVERYTHING
+from gateway.journal.base import EVERYTHING, ExecutionStarted, Mode
 from gateway.journal.sql import SqlJournal
 from runtimes.wasm.backend import WASM
 from tests.conftest import require
+from tests.contract.test_journals import without_tables
 from tests.crash_host import IN_FLIGHT, STEPS
+from tests.engines import Postgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
+SEED = int(os.environ.get("TOOLEXEC_CRASH_SEED", "7"))
+
 WANTED = 200
 """Executions that are cut off, at the least."""
+
+WANTED_IN_POSTGRES = 60
 
 MAX_KILLS = 40
 SECONDS = 60.0
@@ -34,8 +41,8 @@ SECONDS = 60.0
 
 
 class Host:
-    def __init__(self, url: str, effects: Path, executions: int, seed: int) -> None:
-        argv = [sys.executable, "-m", "tests.crash_host", url, str(effects), str(executions), str(seed)]
+    def __init__(self, url: str, effects: Path, executions: int, seed: int, *more: str) -> None:
+        argv = [sys.executable, "-m", "tests.crash_host", url, str(effects), str(executions), str(seed), *more]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
@@ -64,39 +71,109 @@ async def unfinished(url: str) -> int:
         await journal.aclose()
 
 
-async def test_whatever_was_cut_off_ends_with_every_effect_once(tmp_path: Path) -> None:
+@pytest.fixture
+def effects(tmp_path: Path) -> Path:
     if not WASM.exists():
         require("wasm", "the guest is not built")
-    seed = int(os.environ.get("TOOLEXEC_CRASH_SEED", "7"))
-    chance = random.Random(seed)
-    url, effects = f"sqlite:///{tmp_path}/journal.db", tmp_path / "effects.db"
-    make_effects(effects)
-    cut_off = await kill_hosts(url, effects, chance)
+    make_effects(tmp_path / "effects.db")
+    return tmp_path / "effects.db"
+
+
+@pytest.fixture
+async def server(postgres: Postgres) -> AsyncIterator[Postgres]:
+    await without_tables(postgres)
+    yield postgres
+    await without_tables(postgres)
+
+
+async def test_whatever_was_cut_off_ends_with_every_effect_once(effects: Path) -> None:
+    await crash(f"sqlite:///{effects.parent}/journal.db", effects, WANTED)
+
+
+async def test_the_same_in_postgres(effects: Path, server: Postgres) -> None:
+    await crash(server.url, effects, WANTED_IN_POSTGRES)
+
+
+async def test_a_host_takes_up_by_itself_what_another_one_left(effects: Path) -> None:
+    url = f"sqlite:///{effects.parent}/journal.db"
+    left = await leave(url, effects)
+    await by_itself(url, effects, hosts=1)
+    await check(url, effects, SEED)
+    assert await resumptions(url) == dict.fromkeys(left, 1)
+
+
+async def test_two_hosts_that_take_up_by_themselves_share_what_there_is(effects: Path, server: Postgres) -> None:
+    left = await leave(server.url, effects)
+    await by_itself(server.url, effects, hosts=2)
+    await check(server.url, effects, SEED)
+    assert await resumptions(server.url) == dict.fromkeys(left, 1)
+
+
+async def crash(url: str, effects: Path, wanted: int) -> None:
+    cut_off = await kill_hosts(url, effects, random.Random(SEED), wanted)
     await end_all(url, effects)
-    await check(url, effects, seed)
-    assert cut_off >= WANTED, f"only {cut_off} executions were cut off"
+    await check(url, effects, SEED)
+    assert cut_off >= wanted, f"only {cut_off} executions were cut off"
 
 
-async def kill_hosts(url: str, effects: Path, chance: random.Random) -> int:
+async def leave(url: str, effects: Path) -> set[str]:
+    """Executions whose host was killed in their middle."""
+    host = await anyio.to_thread.run_sync(Host, url, effects, 10, SEED)
+    await some_effects(effects, 15)
+    await anyio.to_thread.run_sync(host.kill)
+    journal = SqlJournal(url)
+    left = {one.execution_id for one in await journal.unfinished()}
+    await journal.aclose()
+    assert left
+    return left
+
+
+async def by_itself(url: str, effects: Path, *, hosts: int) -> None:
+    """Hosts with `resume="auto"`, at the same time, until nothing is left."""
+    living: list[Host] = []
+
+    async def live() -> None:
+        living.append(await anyio.to_thread.run_sync(Host, url, effects, 0, SEED, "auto"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(hosts):
+            tasks.start_soon(live)
+    for host in living:
+        assert (await anyio.to_thread.run_sync(host.wait)) == "done\n"
+
+
+async def resumptions(url: str) -> dict[str, int]:
+    """How often each execution was taken up, of those that were."""
+    journal = SqlJournal(url)
+    page = await journal.executions(EVERYTHING, limit=1000)
+    found: Counter[str] = Counter()
+    for one in page.executions:
+        for record in await journal.records(one.execution_id):
+            if isinstance(record, ExecutionStarted) and record.mode is Mode.RESUME:
+                found[one.execution_id] += 1
+    await journal.aclose()
+    return dict(found)
+
+
+async def kill_hosts(url: str, effects: Path, chance: random.Random, wanted: int) -> int:
     cut_off = 0
     for _ in range(MAX_KILLS):
         host = await anyio.to_thread.run_sync(Host, url, effects, IN_FLIGHT, chance.randrange(1 << 30))
-        await some_effects(effects, chance)
+        await some_effects(effects, chance.randrange(IN_FLIGHT * STEPS // 2))
+        await anyio.sleep(chance.uniform(0, 0.05))
         await anyio.to_thread.run_sync(host.kill)
         cut_off += await unfinished(url)
-        if cut_off >= WANTED:
+        if cut_off >= wanted:
             break
     return cut_off
 
 
-async def some_effects(effects: Path, chance: random.Random) -> None:
-    """Until the host has got somewhere, however slow this machine is just now; where, is chance."""
-    more = chance.randrange(IN_FLIGHT * STEPS // 2)
+async def some_effects(effects: Path, more: int) -> None:
+    """Until the host has got somewhere, however slow this machine is just now."""
     wanted = count(effects) + more
     until = time.monotonic() + SECONDS
     while count(effects) < wanted and time.monotonic() < until:  # noqa: ASYNC110 - another process makes them
         await anyio.sleep(0.01)
-    await anyio.sleep(chance.uniform(0, 0.05))
 
 
 def count(effects: Path) -> int:
