@@ -44,6 +44,7 @@ from sandbox.again import (
 from sandbox.assemble import Observer
 from sandbox.request import Request, code_text
 from sandbox.result import ExecutionResult
+from sandbox.running import Seamless
 from sandbox.runtime import Runtime
 
 _log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class Durable:
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(DECIDE_SECONDS):
                 await self._journal.release(keeper.lease)
-        return await self.settled(result)
+        return await self.settled(result, observe)
 
     async def turn(self, request: Request, after: str) -> ExecutionResult:
         """Run a session's next snippet, which follows the execution `after`.
@@ -202,7 +203,12 @@ class Durable:
     async def _codes(self, turns: Sequence[Recorded]) -> tuple[str, ...]:
         return tuple([await _text(self._journal, turn.first.code) for turn in turns])
 
-    async def settled(self, result: ExecutionResult) -> ExecutionResult:
+    async def watched(self, request: Request, observe: Observer) -> ExecutionResult:
+        """Run a snippet for whoever hears of all that happens, in as many runs as `on_approval` makes of it."""
+        seamless = Seamless(observe)
+        return await self.settled(await self._run(request, seamless), seamless)
+
+    async def settled(self, result: ExecutionResult, observe: Observer | None = None) -> ExecutionResult:
         """Ask `on_approval` about what waits, and go on as long as it decides."""
         if self._on_approval is None or result.outcome is not Outcome.SUSPENDED:
             return result
@@ -212,7 +218,7 @@ class Durable:
             if decision is not None:
                 await self._answer(pending, decision)
                 decided += 1
-        return await self.resume(result.execution_id) if decided else result
+        return await self.resume(result.execution_id, observe) if decided else result
 
     async def unfinished(self) -> tuple[ExecutionSummary, ...]:
         return tuple(await self._journal.unfinished())

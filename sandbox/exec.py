@@ -229,7 +229,9 @@ class AsyncExec(Toolbox, Controls, Observed, History):
     ) -> AsyncGenerator[Event, None]:
         """Run a snippet and yield what happens as it happens; the last event is `finished`, with the result.
 
-        Arguments and exceptions are those of `execute_code`. Leaving the loop early ends the execution.
+        Arguments and exceptions are those of `execute_code`. While `on_approval` is asked nothing happens; what it
+        decides is followed by the events of the same execution going on, with nothing said twice. Leaving the loop
+        early ends the execution.
         """
         request = self._request(
             code,
@@ -245,7 +247,7 @@ class AsyncExec(Toolbox, Controls, Observed, History):
         )
         tasks = await self._open()
         running = Running()
-        tasks.start_soon(running.run, partial(self._runtime.execute, request))
+        tasks.start_soon(running.run, partial(self._durable.watched, request))
         try:
             async for event in running.events:
                 yield event

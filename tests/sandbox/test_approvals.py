@@ -207,6 +207,53 @@ async def test_a_callback_is_asked_and_the_result_is_the_last_one() -> None:
     assert [one.arguments["amount"] for one in asked] == [1, 2, 10]
 
 
+STREAMED = """
+print("begin", flush=True)
+one = tools.pay(amount=1)
+print("middle ✓", flush=True)
+two = tools.pay(amount=2)
+print("end", flush=True)
+open("paid.txt", "w").write(one + two)
+[one, two]
+"""
+
+
+@pytest.mark.parametrize("kind", ["wasm", "unsafe"])
+async def test_events_go_on_after_a_callback_was_asked_and_nothing_is_said_twice(kind: str) -> None:
+    async def decide(pending: PendingApproval) -> ApprovalDecision | None:
+        return ApprovalDecision(approved=True, by="rule")
+
+    async with AsyncExec(workers=1, pool_size=1, on_approval=decide, allow_unsafe=True) as exec:
+        rig = Rig(exec)
+        events = [event async for event in exec.stream_code(STREAMED, backend=kind, profile="dev")]
+    assert "".join(event.text for event in events if event.kind == "output") == "begin\nmiddle ✓\nend\n"
+    seen = [
+        (event.kind, event.tool_call and (event.tool_call.index, event.tool_call.status))
+        for event in events
+        if event.kind != "output"
+    ]
+    assert seen == [
+        ("started", None),
+        ("tool_call_started", (0, None)),
+        ("tool_call_finished", (0, "completed")),
+        ("tool_call_started", (1, None)),
+        ("tool_call_finished", (1, "completed")),
+        ("artifact", None),
+        ("finished", None),
+    ]
+    result = events[-1].result
+    assert result is not None
+    assert (result.value, result.stdout) == (["paid 1", "paid 2"], "begin\nmiddle ✓\nend\n")
+    assert rig.paid == [1, 2]
+
+
+async def test_without_a_callback_the_last_event_is_of_a_suspended_execution(rig: Rig) -> None:
+    events = [event async for event in rig.exec.stream_code(STREAMED, backend="wasm")]
+    assert events[-1].result is not None
+    assert events[-1].result.outcome is Outcome.SUSPENDED
+    assert rig.paid == []
+
+
 async def test_a_call_of_the_host_itself_has_nobody_to_wait_for(rig: Rig) -> None:
     with pytest.raises(ApprovalRejected, match="nobody can be asked"):
         await rig.exec.run_tool("pay", {"amount": 1})
