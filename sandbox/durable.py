@@ -227,7 +227,9 @@ class Durable:
         """Take up, one after another, what is unfinished now; what another host has taken is left to it."""
         for one in await self._journal.unfinished():
             try:
-                await self.resume(one.execution_id)
+                found = await self._journal.execution(one.execution_id)
+                if found is not None and not found.outcome:  # else another host has ended or suspended it since
+                    await self.resume(one.execution_id)
             except LeaseHeld:
                 continue
             except SandboxError as error:

@@ -242,6 +242,22 @@ async def test_one_host_takes_an_execution_up_once_at_a_time(world: World) -> No
     assert world.done == [("look", 2), ("step", 3)]
 
 
+async def test_what_another_host_has_suspended_meanwhile_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution_id = await world.cut_off(CODE.format(tool="ask"), "ask2")
+    listed = [await world.second.journal.execution(execution_id)]
+    assert (await world.second.resume(execution_id)).outcome is Outcome.SUSPENDED
+    before = await world.second.journal.records(execution_id)
+
+    async def unfinished() -> Any:
+        return listed
+
+    monkeypatch.setattr(world.second.journal, "unfinished", unfinished)
+    await world.second._durable.resume_all()
+    assert await world.second.journal.records(execution_id) == before
+
+
 # No time and no chance between calls: other backends have their own.
 ELSEWHERE = """
 import asyncio
