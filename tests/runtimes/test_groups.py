@@ -186,5 +186,5 @@ def test_a_tree_is_found_measured_and_ended() -> None:
     until(lambda: len(tree.pids()) == 3)
     assert (tree.counted().memory_peak_bytes or 0) > 0
     assert tree.stop()
-    assert process.wait(5) == -9
+    assert process.wait(5) in (-9, 128 + 9)  # the shell may have time to say how its child ended
     assert tree.pids() == set()

@@ -26,7 +26,7 @@ from tests.contract.test_journals import without_tables
 from tests.crash_host import IN_FLIGHT, STEPS
 from tests.engines import Postgres
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SEED = int(os.environ.get("TOOLEXEC_CRASH_SEED", "7"))
 

@@ -263,13 +263,6 @@ STREAMS = {
     "tools.stream_tool('demo:parts', {'count': 3, 'fail': True})]",
     "left": "for event in tools.stream_tool('demo:parts', {'count': 10**6}):\n    if event['data'] == 3: break\n"
     "tools.demo.echo(value=event['data'])",
-    "two": "import asyncio\n"
-    "async def read(n):\n"
-    "    out = []\n"
-    "    async for event in tools.aio.stream_tool('demo:parts', {'count': n}):\n"
-    "        out.append(await tools.aio.demo.echo(value=[n, event['data']]))\n"
-    "    return out\n"
-    "await asyncio.gather(read(3), read(4))",
 }
 
 

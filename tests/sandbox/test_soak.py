@@ -29,7 +29,7 @@ from runtimes.mock import MockBackend, MockGuest
 from sandbox import AsyncExec, Caller, ParallelCall
 from tests.gateway.http_server import response, serving
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 SECONDS = float(os.environ.get("TOOLEXEC_SOAK_SECONDS", "2"))
 LOOPS, AT_ONCE = 20, 5
