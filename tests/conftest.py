@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from anyio.pytest_plugin import get_runner
 from hypothesis import HealthCheck, settings
 
 from runtimes.base import Capabilities
@@ -21,8 +22,11 @@ REQUIRED = frozenset(filter(None, os.environ.get("TOOLEXEC_REQUIRE", "").split("
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> Iterator[str]:
+    """asyncio, and one event loop for all tests of the process. gRPC has one queue of events for all loops there, and
+    may read the last event of a call of one test in the next, when a loop of that test alone would be closed."""
+    with get_runner("asyncio", {}):
+        yield "asyncio"
 
 
 def require(engine: str, reason: str) -> None:
