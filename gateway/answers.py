@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from gateway.approvals import Verdict
-from gateway.artifacts import Artifact
 from gateway.base import JsonValue
 from gateway.errors import ToolError
 from gateway.frames import Reply
-from gateway.journal.base import ApprovalDecided, CallFinished, Journal, ToolCall
+from gateway.journal.base import ApprovalDecided, CallFinished, CallStarted, Journal, ToolCall
 from gateway.operations import decode_error
 from gateway.past import Past, PastCall
-from gateway.payload import Encoded, encode, normalise, recorded
+from gateway.payload import Encoded, encode, normalise
 
 MAX_AHEAD_BYTES = 4 << 20
 """What is given to a guest ahead; the rest it waits for."""
@@ -86,28 +85,15 @@ def expired(call: PastCall) -> ApprovalDecided | None:
 
 
 def told(call: PastCall) -> ToolCall:
-    """The call as results list it, as far as it came. Values that are kept beside the record are left out, so
-    `with_artifacts` comes before."""
-    started, finished = call.started, call.finished if call.answered or call.left else None
-    data = started.arguments.data
-    result = None if finished is None or finished.result is None else finished.result.data
-    return ToolCall(
-        index=started.index,
-        tool_id=started.tool_id,
-        arguments=_elsewhere(started.arguments.size_bytes) if data is None else recorded(data),
-        status=None if finished is None else finished.status,
-        result=None if result is None else recorded(result),
-        error=None if finished is None else finished.error,
-        started_at=started.at,
-        duration_seconds=0.0 if finished is None else finished.duration_seconds,
-        attempts=0 if finished is None else finished.attempts,
-        via=started.via,
-        site=started.site,
-        key=started.key,
-        usage={} if finished is None else finished.usage,
-        warnings=started.warnings,
-        artifacts=_artifacts(finished) if finished is not None and call.own else (),
-    )
+    """The call as results list it, as far as it came. `with_artifacts` comes before."""
+    return ToolCall.of(*records_told(call))
+
+
+def records_told(call: PastCall) -> tuple[CallStarted, CallFinished | None]:
+    finished = call.finished if call.answered or call.left else None
+    if finished is not None and not call.own:
+        finished = replace(finished, artifacts={})
+    return call.started, finished
 
 
 async def with_artifacts(journal: Journal, calls: Sequence[PastCall]) -> Sequence[PastCall]:
@@ -118,14 +104,6 @@ async def with_artifacts(journal: Journal, calls: Sequence[PastCall]) -> Sequenc
             named = {name: replace(blob, data=await journal.read(blob)) for name, blob in finished.artifacts.items()}
             call.finished = replace(finished, artifacts=named)
     return calls
-
-
-def _artifacts(finished: CallFinished) -> tuple[Artifact, ...]:
-    return tuple(Artifact(name, blob.as_bytes()) for name, blob in finished.artifacts.items())
-
-
-def _elsewhere(size_bytes: int) -> JsonValue:
-    return {"truncated": True, "bytes": size_bytes, "head": ""}
 
 
 def _error(told: Mapping[str, JsonValue]) -> ToolError:

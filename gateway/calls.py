@@ -1,7 +1,7 @@
 """The calls of one execution, from asked for to ended: in memory, in the journal, and told to whoever listens."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -23,7 +23,7 @@ from gateway.journal.base import (
     arguments_sha256,
 )
 from gateway.notices import NOTHING, CallFeed, Notice
-from gateway.payload import Encoded, RecordedList, recorded
+from gateway.payload import MAX_RECORDED_BYTES, Encoded, RecordedList, shortened
 from gateway.policies.base import Call
 from gateway.site import TapeLog, frame
 from gateway.usage import CallUsage
@@ -69,123 +69,134 @@ class CallLog:
         caller: Caller = ANYBODY,
         feed: CallFeed | None = None,
         *,
-        before: Sequence[ToolCall] = (),
+        before: Iterable[tuple[CallStarted, CallFinished | None]] = (),
     ) -> None:
         self.execution_id = execution_id
         self.tenant_id = caller.tenant_id
         self.journal = journal
-        self.calls = list(before)
         self.tape = TapeLog()
+        self._calls = [OpenCall(self, started, finished) for started, finished in before]
         self._on_call = on_call
         self._caller = caller
         self._feed = feed or CallFeed()
 
-    def open(
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return tuple(call.seen for call in self._calls)
+
+    @property
+    def next_index(self) -> int:
+        """Of the call that starts next."""
+        return len(self._calls)
+
+    async def start(
         self,
         tool_id: str,
         arguments: Encoded,
         via: str,
-        warnings: tuple[str, ...] = (),
         *,
         site: str = "",
+        key: str = "",
+        warnings: tuple[str, ...] = (),
         whole: bool = True,
+        refused: bool = False,
     ) -> "OpenCall":
-        """Give the call its index. Unless `whole`, the journal too gets no more than the head of large arguments."""
-        call = ToolCall(
-            index=len(self.calls),
+        """Give the call its index, and record its start. Unless `whole`, the journal too gets no more than the head of
+        large arguments. Of a call that is `refused` the feed hears only that.
+
+        What the journal raises comes out: such a call must not be made.
+        """
+        record = CallStarted(
+            execution_id=self.execution_id,
+            tenant_id=self.tenant_id,
+            index=len(self._calls),
+            at=datetime.now(UTC),
             tool_id=tool_id,
-            arguments=recorded(arguments.data),
-            status=None,
-            result=None,
-            error=None,
-            started_at=datetime.now(UTC),
-            duration_seconds=0.0,
-            attempts=0,
+            arguments=Blob.of(arguments.data if whole else shortened(arguments.data)),
+            arguments_sha256=arguments_sha256(arguments.value),
             via=via,
             site=site,
+            key=key,
             warnings=warnings,
+            tape=Blob.of(tape) if (tape := self.tape.take()) else EMPTY,
+            frame=frame.get(),
         )
-        self.calls.append(call)
-        return OpenCall(self, call, arguments, whole=whole)
+        call = OpenCall(self, record)
+        self._calls.append(call)
+        await call.begin(record, refused=refused)
+        return call
 
-    def reopen(self, index: int, arguments: Encoded) -> "OpenCall":
+    def reopen(self, index: int) -> "OpenCall":
         """A call of the earlier run that is recorded as started already."""
-        return OpenCall(self, self.calls[index], arguments)
+        call = self._calls[index] = self._calls[index].again()
+        return call
 
-    def tell(self, call: ToolCall) -> None:
+    def tell(self, call: "OpenCall") -> None:
         if self._on_call is not None:
-            self._on_call(call)
+            self._on_call(call.seen)
 
     def happened(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
         """A policy did something with a call that is under way."""
-        self.notice(kind, self.calls[call.context.call_index], call.usage.attempts, details=details)
+        self.notice(kind, self._calls[call.context.call_index], call.usage.attempts, details=details)
 
     def notice(
         self,
         kind: str,
-        call: ToolCall,
+        call: "OpenCall",
         attempts: int,
         *,
         began: bool = True,
         details: Mapping[str, JsonValue] = NOTHING,
     ) -> None:
         if self._feed.wants(kind):
-            self._feed.tell(Notice(kind, call, self.execution_id, self._caller, attempts, began, details))
+            self._feed.tell(Notice(kind, call.seen, self.execution_id, self._caller, attempts, began, details))
 
 
 class OpenCall:
-    """A call with an index and no end yet: `start`, and unless that raises, one of `finish` and `abandon`."""
+    """A call that has started; unless that raised, one of `finish` and `abandon` comes.
 
-    __slots__ = ("_arguments", "_began", "_call", "_clock", "_log", "_whole")
+    It holds no more of its records than a record may show, and makes a `ToolCall` of them when somebody looks.
+    """
 
-    def __init__(self, log: CallLog, call: ToolCall, arguments: Encoded, *, whole: bool = True) -> None:
+    __slots__ = ("_began", "_clock", "_finished", "_log", "_seen", "_started")
+
+    def __init__(self, log: CallLog, started: CallStarted, finished: CallFinished | None = None) -> None:
         self._log = log
         self._began = False
         self._clock = time.perf_counter()
-        self._arguments: Encoded | None = arguments
-        self._whole = whole
-        self._call = call
+        self._started = (
+            started if _is_small(started.arguments) else replace(started, arguments=_small(started.arguments))
+        )
+        self._finished = finished
+        self._seen: ToolCall | None = None
+
+    def again(self) -> "OpenCall":
+        """The same call, begun anew."""
+        return OpenCall(self._log, self._started)
 
     @property
     def index(self) -> int:
-        return self._call.index
+        return self._started.index
+
+    @property
+    def seen(self) -> ToolCall:
+        """The call as it is now."""
+        if self._seen is None:
+            self._seen = ToolCall.of(self._started, self._finished)
+        return self._seen
 
     @property
     def duration_seconds(self) -> float:
         """Once it has ended."""
-        return self._log.calls[self._call.index].duration_seconds
+        return 0.0 if self._finished is None else self._finished.duration_seconds
 
-    async def start(self, key: str = "", *, refused: bool = False) -> None:
-        """Record the start. What the journal raises comes out: such a call must not be made.
-
-        Of a call that is `refused` the feed hears only that.
-        """
-        if key:
-            self._call = self._log.calls[self._call.index] = replace(self._call, key=key)
-        call = self._call
-        arguments, self._arguments = self._arguments, None  # they may be large, and the call long
-        assert arguments is not None, "a call starts once"
-        record = CallStarted(
-            execution_id=self._log.execution_id,
-            tenant_id=self._log.tenant_id,
-            index=call.index,
-            at=call.started_at,
-            tool_id=call.tool_id,
-            arguments=Blob.of(arguments.data) if self._whole else Blob.of_json(call.arguments),
-            arguments_sha256=arguments_sha256(arguments.value),
-            via=call.via,
-            site=call.site,
-            key=call.key,
-            warnings=call.warnings,
-            tape=Blob.of(tape) if (tape := self._log.tape.take()) else EMPTY,
-            frame=frame.get(),
-        )
+    async def begin(self, record: CallStarted, *, refused: bool) -> None:
         try:
             await self._log.journal.append(record)
-            self._log.tell(call)
+            self._log.tell(self)
             if not refused:
                 self._began = True
-                self._log.notice("started", call, 0)
+                self._log.notice("started", self, 0)
         except BaseException as exc:
             await self.abandon(exc)
             raise
@@ -204,32 +215,30 @@ class OpenCall:
         `result` is the encoding of the result, or the chunks that were given, also before it failed.
         """
         chunks = result if isinstance(result, Chunks) else None
-        whole = result if isinstance(result, bytes) else None
-        call = self._ended(status, _view(result) if status is CallStatus.COMPLETED else None, error, usage)
-        call = replace(call, artifacts=artifacts) if artifacts else call
-        self._log.calls[call.index] = call
+        usage = usage or CallUsage()
         record = CallFinished(
             execution_id=self._log.execution_id,
             tenant_id=self._log.tenant_id,
-            index=call.index,
+            index=self.index,
             at=datetime.now(UTC),
             status=status,
-            result=None if whole is None else Blob.of(whole),
+            result=Blob.of(result) if isinstance(result, bytes) else None,
             chunks=None if chunks is None else chunks.parts(),
             error=error,
-            attempts=call.attempts,
-            duration_seconds=call.duration_seconds,
-            usage=call.usage,
+            attempts=usage.attempts,
+            duration_seconds=time.perf_counter() - self._clock,
+            usage=usage.to_json(),
             artifacts={artifact.path: Blob.of(artifact.data) for artifact in artifacts},
         )
+        self._finished, self._seen = _shown(record, chunks), None
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
             await self._log.journal.append(record)
         if scope.cancelled_caught:
             raise JournalUnavailable(
-                "of this Exec", f"the end of call {call.index} was not kept in {RECORD_SECONDS:g} s"
+                "of this Exec", f"the end of call {self.index} was not kept in {RECORD_SECONDS:g} s"
             )
-        self._log.tell(call)
-        self._log.notice(status, call, call.attempts, began=self._began)
+        self._log.tell(self)
+        self._log.notice(status, self, usage.attempts, began=self._began)
 
     async def abandon(
         self,
@@ -244,21 +253,7 @@ class OpenCall:
         try:
             await self.finish(CallStatus.CANCELLED, result=given, error=LEFT if left else CANCELLED, usage=usage)
         except Exception as exc:  # noqa: BLE001 - the cancellation must not turn into another error
-            reason.add_note(f"the end of call {self._call.index} was not recorded: {exc}")
-
-    def _ended(
-        self, status: CallStatus, result: JsonValue, error: Mapping[str, JsonValue] | None, usage: CallUsage | None
-    ) -> ToolCall:
-        usage = usage or CallUsage()
-        return replace(
-            self._call,
-            status=status,
-            result=result,
-            error=error,
-            duration_seconds=time.perf_counter() - self._clock,
-            attempts=usage.attempts,
-            usage=usage.to_json(),
-        )
+            reason.add_note(f"the end of call {self.index} was not recorded: {exc}")
 
 
 class Chunks:
@@ -290,5 +285,19 @@ class Chunks:
         return b"[" + b",".join(self._open) + b"]"
 
 
-def _view(result: bytes | Chunks | None) -> JsonValue:
-    return result.view.recorded() if isinstance(result, Chunks) else None if result is None else recorded(result)
+def _shown(record: CallFinished, chunks: Chunks | None) -> CallFinished:
+    """The record with what it may show of the result."""
+    if chunks is not None:
+        whole = record.status is CallStatus.COMPLETED
+        return replace(record, result=Blob.of(chunks.view.shortened()) if whole else None, chunks=None)
+    if record.result is None or _is_small(record.result):
+        return record
+    return replace(record, result=_small(record.result))
+
+
+def _is_small(blob: Blob) -> bool:
+    return blob.size_bytes <= MAX_RECORDED_BYTES or blob.data is None
+
+
+def _small(blob: Blob) -> Blob:
+    return Blob(blob.sha256, blob.size_bytes, shortened(blob.as_bytes()))

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
-from gateway.answers import answer_of, chunks_of, told
+from gateway.answers import answer_of, chunks_of, records_told
 from gateway.artifacts import ArtifactBudget, Attached
 from gateway.base import (
     MAX_ARGUMENTS_BYTES,
@@ -88,9 +88,9 @@ class DirectGateway(Discovery):
         self._suspension = suspension
         self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
         kept = past.calls if past is not None and past.beyond is Beyond.LIVE else ()
-        before = tuple(told(call) for call in kept if call.own)
+        before = [records_told(call) for call in kept if call.own]
         self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed, before=before)
-        self._artifacts = ArtifactBudget(artifact for call in before for artifact in call.artifacts)
+        self._artifacts = ArtifactBudget(artifact for call in self._log.calls for artifact in call.artifacts)
         self._span = here()
         self._refused = 0
 
@@ -102,7 +102,7 @@ class DirectGateway(Discovery):
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         """Every recorded call in the order they were asked for; `index` is the position."""
-        return tuple(self._log.calls)
+        return self._log.calls
 
     async def run_tool(
         self, tool_id: str, arguments: Mapping[str, JsonValue], *, timeout_seconds: float | None = None
@@ -182,17 +182,25 @@ class DirectGateway(Discovery):
         """Make a call that is permitted and paid for."""
         shown = given if self._secrets is None else self._secrets.encoded(given)
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
-        record = self._log.open(tool.id, shown, way.via, warnings_of(tool, given), site=way.site, whole=whole)
-        chunks = Chunks(self._log)
-        call = self._prepared(way, tool, record.index, chunks)
+        chunks = self._chunks(way, tool)
+        call = self._prepared(way, tool, self._log.next_index, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
-        await record.start(call.key if self._secrets is None else self._secrets.text(call.key))
+        record = await self._log.start(
+            tool.id,
+            shown,
+            way.via,
+            site=way.site,
+            key=call.key if self._secrets is None else self._secrets.text(call.key),
+            warnings=warnings_of(tool, given),
+            whole=whole,
+        )
         return await self._make(way, record, call, chunks, flaw)
 
-    async def _make(self, way: Way, record: OpenCall, call: Call, chunks: Chunks, flaw: ToolError | None) -> JsonValue:
+    async def _make(
+        self, way: Way, record: OpenCall, call: Call, chunks: Chunks | None, flaw: ToolError | None
+    ) -> JsonValue:
         """Through its policies to the tool, and its end into the journal."""
-        given = chunks if call.emit is not None else None
         try:
             if flaw is not None:
                 raise flaw
@@ -203,16 +211,16 @@ class DirectGateway(Discovery):
             error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
             call.attached.drop()
-            await record.finish(status, result=given, error=error_json(error), usage=call.usage)
+            await record.finish(status, result=chunks, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
             if self._gate is None or not self._gate.keeps(record.index):
-                await record.abandon(exc, call.usage, given, left=way.feed is not None and way.feed.left)
+                await record.abandon(exc, call.usage, chunks, left=way.feed is not None and way.feed.left)
             raise
         finally:
             way.took.seconds = record.duration_seconds
-        call.usage.output_bytes = len(result.data) if call.emit is None else chunks.view.size_bytes
-        kept = result.data if call.emit is None else chunks
+        call.usage.output_bytes = len(result.data) if chunks is None else chunks.view.size_bytes
+        kept = result.data if chunks is None else chunks
         await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage, artifacts=call.attached.kept)
         way.took.seconds = record.duration_seconds
         return result.value
@@ -268,13 +276,13 @@ class DirectGateway(Discovery):
 
     async def _make_again(self, way: Way, found: PastCall, given: Encoded) -> JsonValue:
         """A call that had begun when its host ended, or that waited for a person."""
-        record = self._log.reopen(found.index, given)
-        chunks = Chunks(self._log)
+        record = self._log.reopen(found.index)
         try:
             tool = await self._granted(found.started.tool_id)
         except ToolError as exc:
             await record.finish(CallStatus.FAILED, error=error_json(exc))
             raise
+        chunks = self._chunks(way, tool)
         call = self._prepared(way, tool, found.index, chunks)
         flaw = self._flaw(call, given)
         if not call.key:
@@ -287,7 +295,11 @@ class DirectGateway(Discovery):
         call.usage.decisions.append("begun again after the execution was taken up")
         return await self._make(way, record, call, chunks, flaw)
 
-    def _prepared(self, way: Way, tool: RegisteredTool, index: int, chunks: Chunks) -> Call:
+    def _chunks(self, way: Way, tool: RegisteredTool) -> Chunks | None:
+        """Where those go that the tool gives, if it gives any."""
+        return Chunks(self._log) if way.feed is not None and tool.streams else None
+
+    def _prepared(self, way: Way, tool: RegisteredTool, index: int, chunks: Chunks | None) -> Call:
         grant, feed = self.grant, way.feed
         # A call that a tool makes has nobody to wait for: its tool is at work, and would be made again.
         gate = None if way.via == INNER else self._gate
@@ -309,7 +321,7 @@ class DirectGateway(Discovery):
             tell_of=self._told,
             attached=Attached(self._artifacts),
         )
-        if feed is None or not tool.streams:
+        if chunks is None or feed is None:
             call.deadline = ends_in(shorter(way.timeout_seconds, left))
             return call
 
@@ -345,8 +357,8 @@ class DirectGateway(Discovery):
         if secrets is not None:
             tool_id = secrets.text(tool_id)
         shown = printable(tool_id, _MAX_ID_TEXT)
-        call = self._log.open(shown, encoded_for_record(arguments, secrets), way.via, site=way.site, whole=False)
-        await call.start(refused=True)
+        given = encoded_for_record(arguments, secrets)
+        call = await self._log.start(shown, given, way.via, site=way.site, whole=False, refused=True)
         await call.finish(CallStatus.REFUSED, error=error_json(error))
         way.took.seconds = call.duration_seconds
 

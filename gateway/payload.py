@@ -86,7 +86,12 @@ def copied(data: bytes) -> Encoded:
 
 def recorded(data: bytes, most_bytes: int = MAX_RECORDED_BYTES) -> JsonValue:
     """What a record keeps of encoded JSON: a copy of its own, or the head of a larger value."""
-    return _read(data.decode()) if len(data) <= most_bytes else _truncated(data, len(data))
+    return _read(shortened(data, most_bytes).decode())
+
+
+def shortened(data: bytes, most_bytes: int = MAX_RECORDED_BYTES) -> bytes:
+    """The encoding of what a record keeps of encoded JSON."""
+    return data if len(data) <= most_bytes else _head(data, len(data))
 
 
 class RecordedList:
@@ -107,9 +112,9 @@ class RecordedList:
         """Of the whole list as JSON."""
         return self._bytes
 
-    def recorded(self) -> JsonValue:
+    def shortened(self) -> bytes:
         data = b"[" + b",".join(self._items) + b"]"
-        return _read(data.decode()) if self._bytes <= MAX_RECORDED_BYTES else _truncated(data, self._bytes)
+        return data if self._bytes <= MAX_RECORDED_BYTES else _head(data, self._bytes)
 
 
 def error_json(error: ToolError) -> dict[str, JsonValue]:
@@ -130,9 +135,9 @@ def printable(text: str, limit: int) -> str:
     return cut if cut.isascii() else cut.encode(errors="backslashreplace").decode()
 
 
-def _truncated(data: bytes, size_bytes: int) -> JsonValue:
+def _head(data: bytes, size_bytes: int) -> bytes:
     head = data[: RECORDED_HEAD * 4].decode(errors="ignore")[:RECORDED_HEAD]
-    return {"truncated": True, "bytes": size_bytes, "head": head}
+    return encode({"truncated": True, "bytes": size_bytes, "head": head})
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

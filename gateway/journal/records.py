@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gateway.artifacts import Artifact
 from gateway.base import JsonValue
-from gateway.payload import encode_as_given
+from gateway.payload import encode_as_given, recorded
 
 INLINE_BYTES = 16 << 10
 """Largest blob that is kept within its record; a journal keeps larger ones by digest, each content once."""
@@ -313,3 +313,37 @@ class ToolCall:
     usage: Mapping[str, JsonValue] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
+
+    @classmethod
+    def of(cls, started: CallStarted, finished: CallFinished | None) -> "ToolCall":
+        """What its records say. Of values that are not at hand it has the size; what was attached must be at hand."""
+        return cls(
+            index=started.index,
+            tool_id=started.tool_id,
+            arguments=_recorded(started.arguments),
+            started_at=started.at,
+            via=started.via,
+            site=started.site,
+            key=started.key,
+            warnings=started.warnings,
+            **(_NO_END if finished is None else _end(finished)),
+        )
+
+
+_NO_END: Mapping[str, Any] = {"status": None, "result": None, "error": None, "duration_seconds": 0.0, "attempts": 0}
+
+
+def _end(finished: CallFinished) -> Mapping[str, Any]:
+    return {
+        "status": finished.status,
+        "result": None if finished.result is None else _recorded(finished.result),
+        "error": finished.error,
+        "duration_seconds": finished.duration_seconds,
+        "attempts": finished.attempts,
+        "usage": finished.usage,
+        "artifacts": tuple(Artifact(name, blob.as_bytes()) for name, blob in finished.artifacts.items()),
+    }
+
+
+def _recorded(blob: Blob) -> JsonValue:
+    return {"truncated": True, "bytes": blob.size_bytes, "head": ""} if blob.data is None else recorded(blob.data)
