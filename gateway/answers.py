@@ -101,7 +101,7 @@ async def with_artifacts(journal: Journal, calls: Sequence[PastCall]) -> Sequenc
     for call in calls:
         finished = call.finished
         if finished is not None and finished.artifacts and call.own:
-            named = {name: replace(blob, data=await journal.read(blob)) for name, blob in finished.artifacts.items()}
+            named = {name: blob.with_data(await journal.read(blob)) for name, blob in finished.artifacts.items()}
             call.finished = replace(finished, artifacts=named)
     return calls
 

@@ -72,16 +72,23 @@ class ArtifactBudget:
 class Attached:
     """What a call's tool attached, one attempt after another. `kept` is from the attempt that succeeded."""
 
-    __slots__ = ("_budget", "_counted", "kept")
+    __slots__ = ("_budget", "_counted", "_next", "kept")
 
     def __init__(self, budget: ArtifactBudget | None = None) -> None:
         self.kept: tuple[Artifact, ...] = ()
         self._budget = budget or ArtifactBudget()
         self._counted = (0, 0)
+        self._next: _Attempt | None = None
+
+    def next(self) -> Attach:
+        """What the attempt to come will take."""
+        self._next = _Attempt(self, self._budget)
+        return self._next
 
     def attempt(self) -> AbstractContextManager[Attach]:
         """Takes what is attached within it. When it raises, that is dropped."""
-        return _Attempt(self, self._budget)
+        found, self._next = self._next or _Attempt(self, self._budget), None
+        return found
 
     def ended(self, found: tuple[Artifact, ...], *, succeeded: bool) -> None:
         """Of one attempt; the budget has counted `found`."""
@@ -89,7 +96,8 @@ class Attached:
             self._give_back(*_count(found))
             return
         self.drop()
-        self.kept, self._counted = found, _count(found)
+        if found:
+            self.kept, self._counted = found, _count(found)
 
     def mask(self, masked: Callable[[Artifact], Artifact]) -> None:
         """Keep what `masked` makes of each."""
@@ -141,7 +149,7 @@ class _Attempt:
 
 
 def _count(artifacts: tuple[Artifact, ...]) -> tuple[int, int]:
-    return len(artifacts), sum(len(artifact.data) for artifact in artifacts)
+    return len(artifacts), sum([len(artifact.data) for artifact in artifacts])
 
 
 def _is_unicode(name: str) -> bool:

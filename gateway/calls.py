@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Protocol
 
 import anyio
@@ -30,6 +31,8 @@ from gateway.usage import CallUsage
 
 RECORD_SECONDS = 5.0
 """How long the end of a call may take to be recorded, even while the execution is being cancelled."""
+
+NO_ARTIFACTS: Mapping[str, Blob] = MappingProxyType({})
 
 PART_BYTES = 1 << 20
 """A streamed result goes to the journal in parts of about this size, so no more of it is held."""
@@ -75,7 +78,8 @@ class CallLog:
         self.tenant_id = caller.tenant_id
         self.journal = journal
         self.tape = TapeLog()
-        self._calls = [OpenCall(self, started, finished) for started, finished in before]
+        self._at_once = getattr(journal.append, "at_once", False)
+        self._calls = [OpenCall(started, finished) for started, finished in before]
         self._on_call = on_call
         self._caller = caller
         self._feed = feed or CallFeed()
@@ -121,9 +125,17 @@ class CallLog:
             tape=Blob.of(tape) if (tape := self.tape.take()) else EMPTY,
             frame=frame.get(),
         )
-        call = OpenCall(self, record)
+        call = OpenCall(record)
         self._calls.append(call)
-        await call.begin(record, refused=refused)
+        try:
+            await self.journal.append(record)
+            self._tell(call)
+            if not refused:
+                call.began = True
+                self._notice("started", call, 0)
+        except BaseException as exc:
+            await self.abandon(call, exc)
+            raise
         return call
 
     def reopen(self, index: int) -> "OpenCall":
@@ -131,15 +143,77 @@ class CallLog:
         call = self._calls[index] = self._calls[index].again()
         return call
 
-    def tell(self, call: "OpenCall") -> None:
-        if self._on_call is not None:
-            self._on_call(call.seen)
+    async def finish(
+        self,
+        call: "OpenCall",
+        status: CallStatus,
+        *,
+        result: "bytes | Chunks | None" = None,
+        error: Mapping[str, JsonValue] | None = None,
+        usage: CallUsage | None = None,
+        artifacts: tuple[Artifact, ...] = (),
+    ) -> None:
+        """Record the end; cancellation waits for it, at most 5 s. Raises JournalUnavailable when that was not enough.
+
+        `result` is the encoding of the result, or the chunks that were given, also before it failed.
+        """
+        chunks = result if isinstance(result, Chunks) else None
+        usage = usage or CallUsage()
+        record = CallFinished(
+            execution_id=self.execution_id,
+            tenant_id=self.tenant_id,
+            index=call.index,
+            at=datetime.now(UTC),
+            status=status,
+            result=Blob.of(result) if isinstance(result, bytes) else None,
+            chunks=None if chunks is None else chunks.parts(),
+            error=error,
+            attempts=usage.attempts,
+            duration_seconds=time.perf_counter() - call.clock,
+            usage=usage.to_json(),
+            artifacts={artifact.path: Blob.of(artifact.data) for artifact in artifacts} if artifacts else NO_ARTIFACTS,
+        )
+        call.ended(record, chunks)
+        await self._keep_end(record)
+        self._tell(call)
+        self._notice(status, call, usage.attempts, began=call.began)
+
+    async def abandon(
+        self,
+        call: "OpenCall",
+        reason: BaseException,
+        usage: CallUsage | None = None,
+        given: "Chunks | None" = None,
+        *,
+        left: bool = False,
+    ) -> None:
+        """Record that the execution ended first, or that the snippet has `left` the call, and the chunks that it was
+        given. Never raises: `reason` goes on, with a note if this failed."""
+        try:
+            await self.finish(call, CallStatus.CANCELLED, result=given, error=LEFT if left else CANCELLED, usage=usage)
+        except Exception as exc:  # noqa: BLE001 - the cancellation must not turn into another error
+            reason.add_note(f"the end of call {call.index} was not recorded: {exc}")
 
     def happened(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
         """A policy did something with a call that is under way."""
-        self.notice(kind, self._calls[call.context.call_index], call.usage.attempts, details=details)
+        self._notice(kind, self._calls[call.context.call_index], call.usage.attempts, details=details)
 
-    def notice(
+    async def _keep_end(self, record: CallFinished) -> None:
+        if self._at_once:
+            await self.journal.append(record)
+            return
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
+            await self.journal.append(record)
+        if scope.cancelled_caught:
+            raise JournalUnavailable(
+                "of this Exec", f"the end of call {record.index} was not kept in {RECORD_SECONDS:g} s"
+            )
+
+    def _tell(self, call: "OpenCall") -> None:
+        if self._on_call is not None:
+            self._on_call(call.seen)
+
+    def _notice(
         self,
         kind: str,
         call: "OpenCall",
@@ -158,21 +232,19 @@ class OpenCall:
     It holds no more of its records than a record may show, and makes a `ToolCall` of them when somebody looks.
     """
 
-    __slots__ = ("_began", "_clock", "_finished", "_log", "_seen", "_started")
+    __slots__ = ("_finished", "_seen", "_started", "began", "clock")
 
-    def __init__(self, log: CallLog, started: CallStarted, finished: CallFinished | None = None) -> None:
-        self._log = log
-        self._began = False
-        self._clock = time.perf_counter()
-        self._started = (
-            started if _is_small(started.arguments) else replace(started, arguments=_small(started.arguments))
-        )
+    def __init__(self, started: CallStarted, finished: CallFinished | None = None) -> None:
+        self.clock = time.perf_counter()
+        self.began = False
+        large = _is_large(started.arguments)
+        self._started = replace(started, arguments=_small(started.arguments)) if large else started
         self._finished = finished
         self._seen: ToolCall | None = None
 
     def again(self) -> "OpenCall":
         """The same call, begun anew."""
-        return OpenCall(self._log, self._started)
+        return OpenCall(self._started)
 
     @property
     def index(self) -> int:
@@ -190,70 +262,14 @@ class OpenCall:
         """Once it has ended."""
         return 0.0 if self._finished is None else self._finished.duration_seconds
 
-    async def begin(self, record: CallStarted, *, refused: bool) -> None:
-        try:
-            await self._log.journal.append(record)
-            self._log.tell(self)
-            if not refused:
-                self._began = True
-                self._log.notice("started", self, 0)
-        except BaseException as exc:
-            await self.abandon(exc)
-            raise
-
-    async def finish(
-        self,
-        status: CallStatus,
-        *,
-        result: "bytes | Chunks | None" = None,
-        error: Mapping[str, JsonValue] | None = None,
-        usage: CallUsage | None = None,
-        artifacts: tuple[Artifact, ...] = (),
-    ) -> None:
-        """Record the end; cancellation waits for it, at most 5 s. Raises JournalUnavailable when that was not enough.
-
-        `result` is the encoding of the result, or the chunks that were given, also before it failed.
-        """
-        chunks = result if isinstance(result, Chunks) else None
-        usage = usage or CallUsage()
-        record = CallFinished(
-            execution_id=self._log.execution_id,
-            tenant_id=self._log.tenant_id,
-            index=self.index,
-            at=datetime.now(UTC),
-            status=status,
-            result=Blob.of(result) if isinstance(result, bytes) else None,
-            chunks=None if chunks is None else chunks.parts(),
-            error=error,
-            attempts=usage.attempts,
-            duration_seconds=time.perf_counter() - self._clock,
-            usage=usage.to_json(),
-            artifacts={artifact.path: Blob.of(artifact.data) for artifact in artifacts},
-        )
-        self._finished, self._seen = _shown(record, chunks), None
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
-            await self._log.journal.append(record)
-        if scope.cancelled_caught:
-            raise JournalUnavailable(
-                "of this Exec", f"the end of call {self.index} was not kept in {RECORD_SECONDS:g} s"
-            )
-        self._log.tell(self)
-        self._log.notice(status, self, usage.attempts, began=self._began)
-
-    async def abandon(
-        self,
-        reason: BaseException,
-        usage: CallUsage | None = None,
-        given: "Chunks | None" = None,
-        *,
-        left: bool = False,
-    ) -> None:
-        """Record that the execution ended first, or that the snippet has `left` the call, and the chunks that it was
-        given. Never raises: `reason` goes on, with a note if this failed."""
-        try:
-            await self.finish(CallStatus.CANCELLED, result=given, error=LEFT if left else CANCELLED, usage=usage)
-        except Exception as exc:  # noqa: BLE001 - the cancellation must not turn into another error
-            reason.add_note(f"the end of call {self.index} was not recorded: {exc}")
+    def ended(self, record: CallFinished, chunks: "Chunks | None") -> None:
+        """Take what the record may show."""
+        if chunks is not None:
+            whole = record.status is CallStatus.COMPLETED
+            record = replace(record, result=Blob.of(chunks.view.shortened()) if whole else None, chunks=None)
+        elif record.result is not None and _is_large(record.result):
+            record = replace(record, result=_small(record.result))
+        self._finished, self._seen = record, None
 
 
 class Chunks:
@@ -285,19 +301,9 @@ class Chunks:
         return b"[" + b",".join(self._open) + b"]"
 
 
-def _shown(record: CallFinished, chunks: Chunks | None) -> CallFinished:
-    """The record with what it may show of the result."""
-    if chunks is not None:
-        whole = record.status is CallStatus.COMPLETED
-        return replace(record, result=Blob.of(chunks.view.shortened()) if whole else None, chunks=None)
-    if record.result is None or _is_small(record.result):
-        return record
-    return replace(record, result=_small(record.result))
-
-
-def _is_small(blob: Blob) -> bool:
-    return blob.size_bytes <= MAX_RECORDED_BYTES or blob.data is None
+def _is_large(blob: Blob) -> bool:
+    return blob.data is not None and blob.size_bytes > MAX_RECORDED_BYTES
 
 
 def _small(blob: Blob) -> Blob:
-    return Blob(blob.sha256, blob.size_bytes, shortened(blob.as_bytes()))
+    return blob.with_data(shortened(blob.as_bytes()))

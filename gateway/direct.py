@@ -83,7 +83,6 @@ class DirectGateway(Discovery):
         self._in_sequence = in_sequence
         self._pipeline = pipeline
         self._secrets = pipeline.secrets
-        self._inner = _Inner(self)
         self._past = past
         self._suspension = suspension
         self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
@@ -126,7 +125,7 @@ class DirectGateway(Discovery):
         try:
             return await run_chain(steps, self.grant, call, Time(timeout_seconds))
         except BudgetExceeded as exc:
-            await self._refuse(Way("run_chain", site_of()), "run_chain", {"steps": len(steps)}, exc)
+            await self._refuse(Way("run_chain", site_of(), Took()), "run_chain", {"steps": len(steps)}, exc)
             raise
 
     async def run_parallel(
@@ -143,7 +142,7 @@ class DirectGateway(Discovery):
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
         except BudgetExceeded as exc:
-            await self._refuse(Way("run_parallel", site_of()), "run_parallel", {"calls": len(calls)}, exc)
+            await self._refuse(Way("run_parallel", site_of(), Took()), "run_parallel", {"calls": len(calls)}, exc)
             raise
 
     async def _call(
@@ -159,7 +158,7 @@ class DirectGateway(Discovery):
         position: int | None = None,
         took: Took | None = None,
     ) -> JsonValue:
-        way = Way(via, site_of(position), timeout_seconds, feed, took or Took())
+        way = Way(via, site_of(position), took or Took(), timeout_seconds, feed)
         if (found := await self._recorded(way.site, tool_id, arguments)) is not None:
             return await self._again(way, found, arguments, reserved=reserved)
         if self._suspension is not None:
@@ -211,17 +210,18 @@ class DirectGateway(Discovery):
             error = self._masked(self._late(exc))
             status = CallStatus.FAILED if call.usage.attempts or flaw is not None else CallStatus.REFUSED
             call.attached.drop()
-            await record.finish(status, result=chunks, error=error_json(error), usage=call.usage)
+            await self._log.finish(record, status, result=chunks, error=error_json(error), usage=call.usage)
             raise error from exc.__cause__
         except BaseException as exc:
             if self._gate is None or not self._gate.keeps(record.index):
-                await record.abandon(exc, call.usage, chunks, left=way.feed is not None and way.feed.left)
+                await self._log.abandon(record, exc, call.usage, chunks, left=way.feed is not None and way.feed.left)
             raise
         finally:
             way.took.seconds = record.duration_seconds
         call.usage.output_bytes = len(result.data) if chunks is None else chunks.view.size_bytes
         kept = result.data if chunks is None else chunks
-        await record.finish(CallStatus.COMPLETED, result=kept, usage=call.usage, artifacts=call.attached.kept)
+        artifacts = call.attached.kept
+        await self._log.finish(record, CallStatus.COMPLETED, result=kept, usage=call.usage, artifacts=artifacts)
         way.took.seconds = record.duration_seconds
         return result.value
 
@@ -231,7 +231,7 @@ class DirectGateway(Discovery):
         tool = self._registry.resolve(tool_id)
         if not self.grant.admits(tool.tool.roles):
             raise ToolDenied(tool_id)
-        return await self._run(Way(INNER, ""), tool, encoded_arguments(arguments))
+        return await self._run(Way(INNER, "", Took()), tool, encoded_arguments(arguments))
 
     async def _refused_before(self, via: str, arguments: JsonValue) -> None:
         """Raises what a whole chain or batch was refused with in an earlier run."""
@@ -280,7 +280,7 @@ class DirectGateway(Discovery):
         try:
             tool = await self._granted(found.started.tool_id)
         except ToolError as exc:
-            await record.finish(CallStatus.FAILED, error=error_json(exc))
+            await self._log.finish(record, CallStatus.FAILED, error=error_json(exc))
             raise
         chunks = self._chunks(way, tool)
         call = self._prepared(way, tool, found.index, chunks)
@@ -303,6 +303,7 @@ class DirectGateway(Discovery):
         grant, feed = self.grant, way.feed
         # A call that a tool makes has nobody to wait for: its tool is at work, and would be made again.
         gate = None if way.via == INNER else self._gate
+        attached = Attached(self._artifacts)
         context = ToolContext(
             tool_id=tool.id,
             caller=grant.caller,
@@ -310,7 +311,8 @@ class DirectGateway(Discovery):
             call_index=index,
             deadline=grant.deadline,
             on_progress=None if feed is None else self._progress(feed),
-            call_tool=self._inner,
+            call_tool=_Inner(self),  # not kept: the garbage collector need not come for a gateway
+            on_attach=attached.next(),
         )
         left = grant.remaining_seconds()
         call = Call(
@@ -319,7 +321,7 @@ class DirectGateway(Discovery):
             context=context,
             gate=gate,
             tell_of=self._told,
-            attached=Attached(self._artifacts),
+            attached=attached,
         )
         if chunks is None or feed is None:
             call.deadline = ends_in(shorter(way.timeout_seconds, left))
@@ -359,7 +361,7 @@ class DirectGateway(Discovery):
         shown = printable(tool_id, _MAX_ID_TEXT)
         given = encoded_for_record(arguments, secrets)
         call = await self._log.start(shown, given, way.via, site=way.site, whole=False, refused=True)
-        await call.finish(CallStatus.REFUSED, error=error_json(error))
+        await self._log.finish(call, CallStatus.REFUSED, error=error_json(error))
         way.took.seconds = call.duration_seconds
 
     def _access(self, call: ParallelCall) -> Access | None:

@@ -21,7 +21,7 @@ MAX_ERROR_TEXT = 4000
 
 _write = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _write_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-_read = json.JSONDecoder().decode
+_scan = json.JSONDecoder().raw_decode
 
 
 class NotJsonError(ValueError):
@@ -33,6 +33,9 @@ class Encoded(NamedTuple):
 
     value: JsonValue
     data: bytes
+
+
+NULL = Encoded(None, b"null")
 
 
 def encode(value: JsonValue, max_nesting: int = MAX_NESTING) -> bytes:
@@ -60,8 +63,15 @@ def encode_as_given(value: JsonValue) -> bytes:
 
 def normalise(value: JsonValue) -> Encoded:
     """`value` as the guest will see it: tuples are lists, keys are text, enums are values. Raises NotJsonError."""
+    if value is None:
+        return NULL
     data = encode(value)
-    return Encoded(_read(data.decode()), data)
+    return Encoded(_read(data), data)
+
+
+def _read(data: bytes) -> JsonValue:
+    """The value of an encoding that was made here, so that nothing stands around it."""
+    return _scan(data.decode())[0]
 
 
 def decode(data: bytes, max_nesting: int = MAX_NESTING) -> JsonValue:
@@ -81,12 +91,12 @@ def decode(data: bytes, max_nesting: int = MAX_NESTING) -> JsonValue:
 
 def copied(data: bytes) -> Encoded:
     """The value of an encoding that was made here, as nobody else holds it."""
-    return Encoded(_read(data.decode()), data)
+    return Encoded(_read(data), data)
 
 
 def recorded(data: bytes, most_bytes: int = MAX_RECORDED_BYTES) -> JsonValue:
     """What a record keeps of encoded JSON: a copy of its own, or the head of a larger value."""
-    return _read(shortened(data, most_bytes).decode())
+    return _read(shortened(data, most_bytes))
 
 
 def shortened(data: bytes, most_bytes: int = MAX_RECORDED_BYTES) -> bytes:

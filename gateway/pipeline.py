@@ -11,7 +11,7 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import ToolError
 from gateway.notices import CallFeed
-from gateway.payload import Encoded
+from gateway.payload import NULL, Encoded
 from gateway.policies.base import NO_POLICIES, SLOTS, Call, Keyed, Policies, Policy, Proceed, Services
 from gateway.runner import Runner
 from gateway.secrets import Secrets
@@ -20,8 +20,6 @@ from gateway.tools.registry import RegisteredTool
 
 MAX_UNREGISTERED = 256
 """Tools of resolvers whose policies are kept, with what they remember."""
-
-_NOTHING = Encoded(None, b"null")
 
 
 class _Built(NamedTuple):
@@ -115,7 +113,9 @@ class Pipeline:
         began = time.perf_counter()
         try:
             with call.attached.attempt() as attach:
-                context = dataclasses.replace(call.context, on_attach=attach)
+                context = call.context
+                if context.on_attach is not attach:  # as from the second attempt on
+                    context = dataclasses.replace(context, on_attach=attach)
                 return await self._answer(call, arguments, context)
         finally:
             call.usage.tool_seconds += time.perf_counter() - began
@@ -125,7 +125,7 @@ class Pipeline:
             return await self.runner.call(call.tool, arguments, context, timeout_seconds=call.remaining_seconds())
         bound = partial(_wait_seconds, call)
         await self.runner.stream(call.tool, arguments, context, call.emit, timeout_seconds=bound)
-        return _NOTHING
+        return NULL
 
     def _forget(self) -> None:
         """Of the tools that are not registered, which resolvers know, those that were built first."""

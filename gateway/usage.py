@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from gateway.base import JsonValue
@@ -34,15 +35,18 @@ class CallUsage:
 
     def to_json(self) -> dict[str, JsonValue]:
         """What is not at its default; money as text."""
-        return {name: _json(value) for name in _NAMES if (value := getattr(self, name)) != getattr(_UNUSED, name)}
+        counted = zip(_NAMES, _values(self), _DEFAULTS, strict=True)
+        found = {name: value for name, value, default in counted if value != default}
+        if self.cost_usd is not None:
+            found["cost_usd"] = str(self.cost_usd)
+        if self.decisions:
+            found["decisions"] = list(self.decisions)
+        return found
 
 
 _NAMES = tuple(one.name for one in fields(CallUsage) if one.name != "tool_seconds")
-_UNUSED = CallUsage()
-
-
-def _json(value: Any) -> JsonValue:
-    return str(value) if isinstance(value, Decimal) else list(value) if isinstance(value, list) else value
+_values = attrgetter(*_NAMES)
+_DEFAULTS = _values(CallUsage())
 
 
 @dataclass(frozen=True, slots=True)

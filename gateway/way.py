@@ -1,8 +1,8 @@
 """How a call comes to the gateway and its result goes back; small things that every call needs."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from gateway.base import JsonValue
 from gateway.chain import Took
@@ -13,15 +13,14 @@ from gateway.streaming import Feed
 from gateway.tools.registry import RegisteredTool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Way:
+class Way(NamedTuple):
     """How a call comes, and how its result goes back."""
 
     via: str
     site: str
+    took: Took
     timeout_seconds: float | None = None
     feed: Feed | None = None
-    took: Took = dataclasses.field(default_factory=Took)
 
 
 def site_of(position: int | None = None) -> str:

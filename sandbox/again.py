@@ -135,7 +135,7 @@ async def request_of(
 ) -> Request:
     """The request that an execution began with. A snippet that was checked, and then run, need not be checked again."""
     files = {path: await journal.read(blob) for path, blob in found.files.items()}
-    env = replace(found.env, data=await journal.read(found.env)).as_json()
+    env = found.env.with_data(await journal.read(found.env)).as_json()
     return Request(
         code=(await journal.read(found.code)).decode() if code is None else code,
         language=found.language,

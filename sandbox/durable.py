@@ -298,7 +298,7 @@ class Durable:
     async def _described(self, call: PastCall) -> PendingApproval:
         asked = call.requested
         assert asked is not None
-        arguments = replace(call.started.arguments, data=await self._journal.read(call.started.arguments))
+        arguments = call.started.arguments.with_data(await self._journal.read(call.started.arguments))
         return PendingApproval(
             id=approval_id(asked.execution_id, asked.index),
             execution_id=asked.execution_id,

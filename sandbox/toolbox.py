@@ -4,8 +4,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from os import urandom
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
-from uuid import uuid4
 
 import anyio
 
@@ -119,10 +119,10 @@ class Toolbox:
         `on_artifact` gets what the tool attached, and tools that it called, as soon as each call has succeeded.
         """
         gateway = self._gateway(caller, None if on_artifact is None else partial(_hand_over, on_artifact))
+        if correct is None:
+            return await gateway.run_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
         run = partial(gateway.run_tool, tool_id, timeout_seconds=timeout_seconds)
-        return await (
-            run(arguments or {}) if correct is None else run_corrected(run, tool_id, arguments or {}, correct)
-        )
+        return await run_corrected(run, tool_id, arguments or {}, correct)
 
     def register_group(
         self, group: ToolGroup, *, description: str = "", input_schema: Mapping[str, Any] | None = None
@@ -312,7 +312,7 @@ class Toolbox:
 
     def _gateway(self, caller: Caller, on_call: Callable[[ToolCall], None] | None = None) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
-        return self._with_rights(Grant(execution_id=f"host-{uuid4().hex}", caller=caller), on_call)
+        return self._with_rights(Grant(execution_id=f"host-{urandom(16).hex()}", caller=caller), on_call)
 
     def _with_rights(self, grant: Grant, on_call: Callable[[ToolCall], None] | None = None) -> Gateway:
         if self._closed:

@@ -1,9 +1,9 @@
 """The protocol of what keeps records, and what it is asked and answers. The records themselves are in `records.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from gateway.errors import InvalidRequest
 from gateway.journal.records import (
@@ -54,6 +54,7 @@ __all__ = [
     "ToolCall",
     "Verification",
     "arguments_sha256",
+    "at_once",
 ]
 
 
@@ -188,6 +189,16 @@ class Pruned:
     records: int
     blobs: int
     blob_bytes: int
+
+
+Append = TypeVar("Append", bound=Callable[..., Awaitable[None]])
+
+
+def at_once(append: Append) -> Append:
+    """Marks an `append` that never waits for anything, so that cancellation cannot interrupt it. One that overrides it
+    is not marked."""
+    append.at_once = True  # type: ignore[attr-defined] # functions take any
+    return append
 
 
 class Journal(Protocol):

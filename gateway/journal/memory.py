@@ -20,6 +20,7 @@ from gateway.journal.base import (
     Pruned,
     Retention,
     Verification,
+    at_once,
 )
 from gateway.journal.codec import content_of
 from gateway.journal.ledger import GENESIS, Head, Verifier, linked
@@ -106,6 +107,7 @@ class MemoryJournal:
         self._kept_links: dict[int, Link] = {}
         self._bases: dict[str, Head] = {}
 
+    @at_once
     async def append(self, *records: Record, lease: Lease | None = None) -> None:
         if self._leases:
             for record in records:
@@ -228,12 +230,13 @@ class MemoryJournal:
         if found is None:
             found = self._executions[record.execution_id] = _Execution(record)
         found.records.append((next(self._numbers), record))
-        self._count(found, RECORD_BYTES)
+        size_bytes = RECORD_BYTES
         for blob in blobs_of(record):
             if blob.size_bytes > INLINE_BYTES:
                 self._keep_blob(found, blob)
             else:
-                self._count(found, blob.size_bytes)
+                size_bytes += blob.size_bytes
+        self._count(found, size_bytes)
 
     def _keep_blob(self, execution: _Execution, blob: Blob) -> None:
         if blob.data is not None and blob.sha256 not in execution.blobs:

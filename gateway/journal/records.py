@@ -6,11 +6,11 @@ by their annotations, so a new kind needs no more than a class here.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, final
 
 from gateway.artifacts import Artifact
 from gateway.base import JsonValue
@@ -20,22 +20,34 @@ INLINE_BYTES = 16 << 10
 """Largest blob that is kept within its record; a journal keeps larger ones by digest, each content once."""
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Blob:
     """Bytes by their digest: code, output, a file, or a value as its JSON text.
 
     As text a value keeps the order of its keys, integers of any size, and the difference of 1 and 1.0. Whoever appends
     a record gives all `data`. In a record that was read, `data` may be None for more than `INLINE_BYTES`:
-    `Journal.read` gives it. Two blobs are equal when their digests are.
+    `Journal.read` gives it. Two blobs are equal when their digests are. Frozen, and digested when that is asked for.
     """
 
-    sha256: str
-    size_bytes: int
-    data: bytes | None = field(default=None, compare=False, repr=False)
+    __slots__ = ("_sha256", "data", "size_bytes")
+
+    def __init__(self, sha256: str, size_bytes: int, data: bytes | None = None) -> None:
+        self._sha256 = sha256
+        self.size_bytes: Final = size_bytes
+        self.data: Final = data
+
+    def __repr__(self) -> str:
+        return f"Blob({self.sha256!r}, {self.size_bytes})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Blob) and (self.size_bytes, self.sha256) == (other.size_bytes, other.sha256)
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
 
     @classmethod
     def of(cls, data: bytes) -> "Blob":
-        return cls(hashlib.sha256(data).hexdigest(), len(data), data)
+        return cls("", len(data), data)
 
     @classmethod
     def of_text(cls, text: str) -> "Blob":
@@ -45,8 +57,18 @@ class Blob:
     def of_json(cls, value: JsonValue) -> "Blob":
         return cls.of(encode_as_given(value))
 
+    @property
+    def sha256(self) -> str:
+        if not self._sha256 and self.data is not None:
+            self._sha256 = hashlib.sha256(self.data).hexdigest()
+        return self._sha256
+
     def without_data(self) -> "Blob":
         return Blob(self.sha256, self.size_bytes)
+
+    def with_data(self, data: bytes) -> "Blob":
+        """The same blob with what its journal gave of it."""
+        return Blob(self.sha256, self.size_bytes, data)
 
     def as_json(self) -> JsonValue:
         """The value whose JSON this is; only where `data` is at hand."""
@@ -273,16 +295,16 @@ def arguments_sha256(arguments: JsonValue) -> str:
     return hashlib.sha256(_sorted(arguments).encode()).hexdigest()
 
 
-def blobs_of(record: Record) -> Iterator[Blob]:
+def blobs_of(record: Record) -> list[Blob]:
     """Every blob in a record."""
+    found: list[Blob] = []
     for name in _BLOB_FIELDS[record.kind]:
         value = getattr(record, name)
         if isinstance(value, Blob):
-            yield value
-        elif isinstance(value, tuple):
-            yield from value
+            found.append(value)
         elif value:
-            yield from value.values()
+            found.extend(value if isinstance(value, tuple) else value.values())
+    return found
 
 
 _BLOB_FIELDS: Mapping[str, tuple[str, ...]] = {
