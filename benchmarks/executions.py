@@ -9,6 +9,10 @@ from figures import Figure, left_out, spread, timed, timed_sync
 
 from sandbox import AsyncExec
 
+SETTLE_SECONDS = 60.0
+WARM_UP_CALLS = 500
+"""Not counted: the machine wakes up, and the place of the sandbox that was claimed is taken by a new one."""
+
 
 async def one_after_another(host: AsyncExec, count: int, pause_seconds: float, **options: Any) -> list[float]:
     async def once() -> None:
@@ -23,9 +27,12 @@ async def one_after_another(host: AsyncExec, count: int, pause_seconds: float, *
 
 
 async def settled(host: AsyncExec, **options: Any) -> None:
-    """Start everything and give the pools time to fill."""
+    """Start everything, and wait until the pools are full: what fills them takes time from what is measured."""
     await host.execute_code("1", **options)
-    await asyncio.sleep(1.5)
+    async with asyncio.timeout(SETTLE_SECONDS):
+        while any([pool.ready < pool.size for pool in await host.pool_metrics()]):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
 
 
 async def tool_calls(name: str, count: int, target: float, **options: Any) -> Figure:
@@ -33,13 +40,13 @@ async def tool_calls(name: str, count: int, target: float, **options: Any) -> Fi
     code = f"""
         import time
         seconds = []
-        for i in range({count}):
+        for i in range({WARM_UP_CALLS + count}):
             started = time.perf_counter()
             tools.add(a=i, b=1)
             seconds.append(time.perf_counter() - started)
-        seconds
+        seconds[{WARM_UP_CALLS}:]
     """
-    async with AsyncExec(limits={"tool_calls": count}) as host:
+    async with AsyncExec(limits={"tool_calls": WARM_UP_CALLS + count}) as host:
 
         @host.tool
         async def add(a: int, b: int) -> int:

@@ -31,8 +31,14 @@ def output_observer(observe: Observer) -> Callable[[StreamName, bytes], None]:
     return on_output
 
 
-def call_observer(observe: Observer) -> Callable[[ToolCall], None]:
-    """Turns the gateway's notices of tool calls into events."""
+def unobserved(_event: Event) -> None:
+    """For who wants the result alone."""
+
+
+def call_observer(observe: Observer) -> Callable[[ToolCall], None] | None:
+    """Turns the gateway's notices of tool calls into events; None where nobody wants them."""
+    if observe is unobserved:
+        return None
 
     def on_call(call: ToolCall) -> None:
         observe(Event("tool_call_started" if call.status is None else "tool_call_finished", tool_call=call))

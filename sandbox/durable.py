@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import uuid4
 
 import anyio
@@ -41,7 +41,7 @@ from sandbox.again import (
     tape_of,
     turns_of,
 )
-from sandbox.assemble import Observer
+from sandbox.assemble import Observer, unobserved
 from sandbox.request import Request, code_text
 from sandbox.result import ExecutionResult
 from sandbox.running import Seamless
@@ -133,7 +133,7 @@ class Durable:
             await self._codes(turns),
             suspends=False,
         )
-        result = await self._run(request, _ignore, run)
+        result = await self._run(request, unobserved, run)
         if past.diverged is not None:
             raise past.diverged  # the guest had ended before it was told
         calls = tuple(told(call) for call in past.calls if call.own and call.asked)
@@ -161,7 +161,7 @@ class Durable:
                     (turns or [recorded])[0].unix_micros,
                     await self._codes(turns),
                 )
-                result = await self._run(request, observe or _ignore, run)
+                result = await self._run(request, observe or unobserved, run)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(DECIDE_SECONDS):
                 await self._journal.release(keeper.lease)
@@ -187,7 +187,7 @@ class Durable:
             turns[0].unix_micros if turns else microseconds(started.at),
             await self._codes(turns),
         )
-        return await self.settled(await self._run(request, _ignore, run))
+        return await self.settled(await self._run(request, unobserved, run))
 
     async def is_kept(self, execution_id: str) -> bool:
         """Whether a session goes on from this execution, and not from the one before."""
@@ -371,6 +371,3 @@ async def _renewed(keeper: Leased) -> AsyncIterator[None]:
             tasks.cancel_scope.cancel()
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
-
-
-def _ignore(_event: Any) -> None: ...

@@ -29,6 +29,7 @@ from gateway.tools.versions import VersionSelector
 from runtimes.base import Backend, Capabilities
 from runtimes.limits import Limits
 from runtimes.pool import PoolMetrics
+from sandbox.assemble import unobserved
 from sandbox.controls import Controls
 from sandbox.durable import Durable, OnApproval
 from sandbox.history import History, checked_resume
@@ -211,7 +212,7 @@ class AsyncExec(Toolbox, Controls, Observed, History):
             files=files,
         )
         await self._open()
-        return await self._durable.settled(await self._runtime.execute(request, _ignore))
+        return await self._durable.settled(await self._runtime.execute(request, unobserved))
 
     async def stream_code(
         self,
@@ -388,7 +389,3 @@ def _pass_on(started: "asyncio.Future[TaskGroup]", service: "asyncio.Task[None]"
     if not started.done():
         error = None if service.cancelled() else service.exception()
         started.set_exception(error or Closed("Exec"))
-
-
-def _ignore(event: Event) -> None:
-    """Nobody watches: the result has it all."""
