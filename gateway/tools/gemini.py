@@ -1,4 +1,8 @@
-"""JSON Schemas as Gemini reads them: a few keywords, and nothing of the rest."""
+"""JSON Schemas as Gemini reads them: a few keywords, and nothing of the rest.
+
+Those that Google documents for `responseJsonSchema`: beside a `$ref` only what begins with `$`, and in an `enum` texts
+and numbers.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -42,17 +46,24 @@ def reduced(schema: Mapping[str, Any], path: str) -> Reduced:
 def _reduced(schema: Mapping[str, Any], path: str, lost: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for keyword, value in _renamed(schema):
-        if keyword in _BY_NAME:
+        if not _is_read(keyword, value, schema):
+            if keyword not in _SAYS_NOTHING:
+                lost.append(f"{path}.{keyword}")
+        elif keyword in _BY_NAME:
             found[keyword] = {name: _any(below, f"{path}.{keyword}.{name}", lost) for name, below in value.items()}
         elif keyword in _LISTS:
             found[keyword] = [_any(below, f"{path}.{keyword}[{at}]", lost) for at, below in enumerate(value)]
         elif keyword in _SINGLE:
             found[keyword] = _any(value, f"{path}.{keyword}", lost)
-        elif keyword in _KEPT:
+        else:
             found[keyword] = value
-        elif keyword not in _SAYS_NOTHING:
-            lost.append(f"{path}.{keyword}")
     return found
+
+
+def _is_read(keyword: str, value: Any, schema: Mapping[str, Any]) -> bool:
+    if keyword not in _KEPT or ("$ref" in schema and not keyword.startswith("$")):
+        return False
+    return keyword != "enum" or all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in value)
 
 
 def _any(schema: Any, path: str, lost: list[str]) -> Any:

@@ -171,6 +171,30 @@ def test_gemini_gets_the_keywords_that_it_knows() -> None:
     }
 
 
+def test_gemini_gets_nothing_beside_a_reference_and_no_enum_of_others() -> None:
+    schema = {
+        "properties": {
+            "firm": {"$ref": "#/$defs/firm", "description": "who pays", "minProperties": 1, "deprecated": True},
+            "sure": {"enum": [True, None]},
+            "size": {"enum": ["s", 2, 2.5]},
+            "exact": {"const": False},
+        },
+        "$defs": {"firm": {"type": "object"}},
+    }
+    exported = export(ToolRegistry([tool("a", input_schema=schema, output_schema=None)]).tools(), "gemini")
+    assert exported.tools[0]["parametersJsonSchema"] == {
+        "type": "object",
+        "properties": {"firm": {"$ref": "#/$defs/firm"}, "sure": {}, "size": {"enum": ["s", 2, 2.5]}, "exact": {}},
+        "$defs": {"firm": {"type": "object"}},
+    }
+    assert exported.lost["a"] == (
+        "input_schema.properties.firm.description",
+        "input_schema.properties.firm.minProperties",
+        "input_schema.properties.sure.enum",
+        "input_schema.properties.exact.enum",
+    )
+
+
 def test_a2a_gets_a_skill() -> None:
     exported = export(ToolRegistry([RICH]).tools(), "a2a")
     assert exported.tools == (
