@@ -59,6 +59,7 @@ def postgres_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
     def prepare(connection: Any, record: Any) -> None:
         record.info["session"] = connection.driver_connection.get_server_pid()
         record.info["inlet"] = _inlet(connection.driver_connection)
+        engine.dialect.set_readonly(connection, target.read_only)  # of every transaction, besides the session's default
         connection.run_async(lambda driver: _prepare(driver, target))
 
     return engine
