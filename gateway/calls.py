@@ -178,6 +178,7 @@ class OpenCall:
             key=call.key,
             warnings=call.warnings,
             tape=Blob.of(tape) if (tape := self._log.tape.take()) else EMPTY,
+            reads=self._log.tape.take_reads(),
             frame=frame.get(),
         )
         try:
@@ -221,6 +222,7 @@ class OpenCall:
             duration_seconds=call.duration_seconds,
             usage=call.usage,
             artifacts={artifact.path: Blob.of(artifact.data) for artifact in artifacts},
+            reads=self._log.tape.take_reads(),
         )
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RECORD_SECONDS) as scope:
             await self._log.journal.append(record)
