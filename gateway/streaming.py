@@ -195,10 +195,11 @@ class Streams:
             await stream.aclose()
 
     async def aclose(self) -> None:
-        """The guest is gone."""
-        while self._open:
-            _, stream = self._open.popitem()
-            await stream.aclose(cut_off=True)
+        """The guest is gone. All are told before one is waited for: gRPC may cancel whoever waits."""
+        closing = [asyncio.create_task(stream.aclose(cut_off=True)) for stream in self._open.values()]
+        self._open.clear()
+        if closing:
+            await asyncio.wait(closing)
 
 
 async def _run(call: Streamed, feed: Feed) -> None:

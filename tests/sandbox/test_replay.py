@@ -244,6 +244,21 @@ def test_what_was_ended_ends_where_its_record_ends(rig: Rig) -> None:
     assert report.same_output
 
 
+@pytest.mark.parametrize("backend", ["wasm", "unsafe"])
+def test_streams_that_were_cut_off_end_where_their_record_ends(rig: Rig, backend: str) -> None:
+    code = (
+        "import asyncio\nasync def read():\n"
+        "    async for event in tools.aio.stream_tool('demo:parts', {'count': 10**6}):\n"
+        "        await tools.aio.demo.slow(ms=100)\n"
+        "await asyncio.gather(read(), read())"
+    )
+    result = rig.exec.execute_code(code, backend=backend, profile="dev", limits={"wall_seconds": 1})
+    assert result.outcome is Outcome.TIMED_OUT
+    report = rig.exec.replay(result.execution_id)
+    assert report.same_outcome
+    assert (report.missing, report.unused) == ((), ())
+
+
 def test_a_replay_leaves_no_record(rig: Rig) -> None:
     result = rig.exec.execute_code("tools.demo.echo(value=1)", backend="wasm")
     before = rig.exec._call(rig.exec._original.journal.records, result.execution_id)
