@@ -127,7 +127,7 @@ class ToolStream:
         while size_bytes < MAX_BATCH_BYTES:
             try:
                 item = self._feed.items.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
+            except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
                 break
             events.append(item.event)
             size_bytes += item.size_bytes
@@ -149,6 +149,8 @@ class ToolStream:
         except anyio.EndOfStream:
             if not self._task.cancelled():
                 await self._task
+            return None
+        except anyio.ClosedResourceError:  # its reader closed it meanwhile
             return None
 
     async def aclose(self, *, cut_off: bool = False) -> None:
