@@ -7,6 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
+from gateway.answers import chunks_of
+from gateway.calls import CANCELLED, LEFT
 from gateway.errors import CallNotRecorded, ProtocolError, ReplayDiverged
 from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Record
 from gateway.past import INNER, Asked, Beyond, Past, joined, past_calls
@@ -127,6 +129,13 @@ async def test_nothing_waits_for_a_stream_that_is_read_no_more() -> None:
     stream, call = found.calls
     found.skip((*stream.reads, stream))
     await found.turn(call)
+
+
+@pytest.mark.parametrize(("error", "given"), [(CANCELLED, [0, 1]), (LEFT, [0, 1, 2])])
+async def test_a_stream_that_was_cut_off_gives_what_was_read_of_it(error: Any, given: list[int]) -> None:
+    end = replace(finished(0, CallStatus.CANCELLED), chunks=(Blob.of_json([0, 1, 2]),), error=error, reads=[[0, 2]])
+    found = past(started(0, "r#0", via="stream_tool"), end)
+    assert [chunk.value for chunk in await chunks_of(found, found.calls[0])] == given
 
 
 async def test_what_a_stream_told_before_may_take_its_time_again() -> None:

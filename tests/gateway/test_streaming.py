@@ -62,11 +62,16 @@ async def test_recorded_reads_give_as_much_as_they_gave_then_and_the_progress_of
 
 
 async def test_a_call_that_ends_sooner_than_it_did_ends_its_read() -> None:
+    dropped: list[bool] = []
+
     async def call(feed: Feed) -> JsonValue:
+        feed.on_drop = lambda: dropped.append(True)
         await feed.follow([PastRead("a call", [9], 0)], ignore)
         await feed.chunk(normalise(1))
         return None
 
     stream = ToolStream(call)
     assert [event.kind for event in await stream.batch()] == ["chunk", "done"]
+    assert dropped == []
     await stream.aclose()
+    assert dropped == [True]
