@@ -30,7 +30,9 @@ async def settled(host: AsyncExec, **options: Any) -> None:
     """Start everything, and wait until the pools are full: what fills them takes time from what is measured."""
     await host.execute_code("1", **options)
     async with asyncio.timeout(SETTLE_SECONDS):
-        while any([pool.ready < pool.size for pool in await host.pool_metrics()]):
+        while True:
+            if all(pool.ready >= pool.size for pool in await host.pool_metrics()):
+                break
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
 

@@ -43,15 +43,16 @@ async def answer_of(past: Past, call: PastCall) -> Answer:
 
 
 async def chunks_of(past: Past, call: PastCall) -> tuple[Encoded, ...]:
-    """What a streamed call gave, also when it came to no end."""
+    """What a streamed call gave, also when it came to no end; when the execution ended first, what it told of it."""
     parts = () if call.finished is None else call.finished.chunks or ()
-    return tuple([normalise(chunk) for part in parts for chunk in json.loads(await past.read(part))])
+    chunks = tuple([normalise(chunk) for part in parts for chunk in json.loads(await past.read(part))])
+    return chunks if call.answered or call.left else chunks[: sum(read.events for read in call.reads)]
 
 
 async def answers_ahead(past: Past) -> dict[int, Reply]:
     """What calls will be told, by the ids that their guest will give them: for one that does exactly the same again.
 
-    None where there are streams: each read of one takes an id, and how many there are is chance.
+    None where there are streams: each read of one takes an id, and one that is begun again may take fewer of them.
     """
     found: dict[int, Reply] = {}
     if past.has_streams:

@@ -123,6 +123,7 @@ class CallLog:
             key=key,
             warnings=warnings,
             tape=Blob.of(tape) if (tape := self.tape.take()) else EMPTY,
+            reads=self.tape.take_reads(),
             frame=frame.get(),
         )
         call = OpenCall(record)
@@ -172,6 +173,7 @@ class CallLog:
             duration_seconds=time.perf_counter() - call.clock,
             usage=usage.to_json(),
             artifacts={artifact.path: Blob.of(artifact.data) for artifact in artifacts} if artifacts else NO_ARTIFACTS,
+            reads=self.tape.take_reads(),
         )
         call.ended(record, chunks)
         await self._keep_end(record)

@@ -14,6 +14,7 @@ from gateway.base import (
     ChainStep,
     JsonValue,
     ParallelCall,
+    ToolEvent,
 )
 from gateway.calls import CallLog, Chunks, Keeper, OpenCall
 from gateway.chain import Time, Took, check_timeout, run_chain
@@ -35,6 +36,7 @@ from gateway.past import INNER, Asked, Beyond, Past, PastCall
 from gateway.payload import Encoded, error_json, printable
 from gateway.pipeline import Pipeline
 from gateway.policies.base import Call
+from gateway.reads import told_by
 from gateway.runner import encoded_arguments
 from gateway.site import TapeLog
 from gateway.streaming import Feed, ToolStream
@@ -181,8 +183,11 @@ class DirectGateway(Discovery):
         """Make a call that is permitted and paid for."""
         shown = given if self._secrets is None else self._secrets.encoded(given)
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
+        index = self._log.next_index
+        if way.feed is not None:
+            way.feed.on_read = self._read_of(index)
         chunks = self._chunks(way, tool)
-        call = self._prepared(way, tool, self._log.next_index, chunks)
+        call = self._prepared(way, tool, index, chunks)
         call.usage.input_bytes = len(given.data)
         flaw = self._flaw(call, given)
         record = await self._log.start(
@@ -257,8 +262,10 @@ class DirectGateway(Discovery):
             self.grant.release(1)
         if found.own:
             self._count_again(finished, reserved=reserved)
-            if not (found.answered or found.left) and past.beyond is Beyond.LIVE:
-                return await self._make_again(way, found, encoded_arguments(arguments))
+        if way.feed is not None:
+            await self._follow(way.feed, found, past)
+        if past.makes_again(found):
+            return await self._make_again(way, found, encoded_arguments(arguments))
         if way.feed is not None:  # before the answer's turn: what came since may depend on them
             for chunk in await chunks_of(past, found):
                 await way.feed.chunk(chunk)
@@ -267,6 +274,15 @@ class DirectGateway(Discovery):
         if answer.error is not None:
             raise answer.error
         return answer.value
+
+    async def _follow(self, feed: Feed, found: PastCall, past: Past) -> None:
+        if found.own:
+            feed.on_read = self._read_of(found.index)
+        feed.on_drop = functools.partial(past.skip, (*found.reads, found))
+        await feed.follow(found.reads, past.turn)
+
+    def _read_of(self, index: int) -> Callable[[Sequence[ToolEvent]], None]:
+        return lambda events: self._log.tape.add_read(index, told_by(events))
 
     def _count_again(self, finished: CallFinished | None, *, reserved: bool) -> None:
         if finished is not None and finished.status is CallStatus.REFUSED:

@@ -1,14 +1,14 @@
 """What an execution has done before: its recorded calls, given out again as the same ones are asked for.
 
 A call is the same when it is made at the same site, of the same tool, with the same arguments; one without a site when
-tool and arguments are the same, in their order. Answers come in the order in which they came then.
+tool and arguments are the same, in their order. Answers, and what reads of streams gave, come in their old order.
 """
 
-import re
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count
 
 import anyio
 
@@ -24,10 +24,9 @@ from gateway.journal.base import (
     ExecutionStarted,
     Record,
 )
+from gateway.reads import PastRead
 
 SETTLE_SECONDS = 0.1
-
-_COUNTER = re.compile(r"#\d+")
 
 STALL_SECONDS = 10.0
 """How long an answer waits for calls that came before it then, and a new call for those that are still to be asked for
@@ -51,9 +50,9 @@ class Beyond(Enum):
 
 @dataclass(slots=True, eq=False)
 class PastCall:
-    """One recorded call. `place` is that of its answer among all answers, None while there is none. `tried` says that
-    the execution was taken up after a person had decided, so that the call may have been made since. It is `own` unless
-    it is an earlier execution's of the same session.
+    """One recorded call. `place` is that of its answer among all answers and `reads`, None while there is none. `tried`
+    says that the execution was taken up after a person had decided, so that the call may have been made since. It is
+    `own` unless it is an earlier execution's of the same session.
     """
 
     started: CallStarted
@@ -64,6 +63,7 @@ class PastCall:
     tried: bool = False
     own: bool = True
     asked: bool = False
+    reads: list[PastRead] = field(default_factory=list)
     given: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -131,23 +131,17 @@ class Past:
         self._by_site: dict[str, deque[PastCall]] = defaultdict(deque)
         for call in self.calls:
             call.asked = call.started.via == INNER  # those are made by their tool, and not asked for
+            self._by_site[call.started.site].append(call)
         self._unasked = sum(not call.asked for call in self.calls)
         self._all_asked = anyio.Event()
-        answered = [call for call in self.calls if call.answered and not call.asked]
-        self._order = deque(sorted(answered, key=lambda call: call.place or 0))
-        self._streams = sum(call.started.via == "stream_tool" for call in self.calls)
-        for call in self.calls:
-            self._by_site[self._key(call.started.site)].append(call)
+        turns = [told for call in self.calls for told in self._turns(call)]
+        self._anew = [read for call in self.calls if self.makes_again(call) for read in call.reads]
+        self._order = OrderedDict.fromkeys(sorted(turns, key=lambda told: told.place or 0))
         self._count(0)
 
     @property
     def has_streams(self) -> bool:
-        return self._streams > 0
-
-    @property
-    def orders_chunks(self) -> bool:
-        """Whether chunks come in the order in which they came then; those of several streams may mix otherwise."""
-        return self._streams < 2
+        return any(call.started.via == "stream_tool" for call in self.calls)
 
     @property
     def unused(self) -> tuple[PastCall, ...]:
@@ -159,7 +153,7 @@ class Past:
 
     def refuses(self, site: str, via: str) -> bool:
         """Whether the next call at this site is a whole chain or batch that was refused."""
-        found = next((call for call in self._by_site.get(self._key(site), ()) if not call.asked), None)
+        found = next((call for call in self._by_site.get(site, ()) if not call.asked), None)
         return found is not None and found.started.tool_id == found.started.via == via
 
     async def find(self, asked: Asked) -> PastCall | None:
@@ -176,29 +170,35 @@ class Past:
             self.missing.append(asked)
             raise CallNotRecorded(asked.tool_ids[0])
         if self.beyond is Beyond.DIVERGE:
-            raise self._divergence("a call that is not in the record", self._at(asked.site), str(asked))
+            if not (self._ends and await self._comes(self._all_asked)):
+                raise self._divergence("a call that is not in the record", self._at(asked.site), str(asked))
+            await self.never_answered()
         await self._until_all_asked(asked)
         return None
 
-    async def turn(self, call: PastCall) -> None:
-        """Wait until all answers that came before this one have been given. Raises ReplayDiverged."""
-        if self.beyond is Beyond.MISSING:
-            return
-        while self._order and self._order[0] is not call:
-            first = self._order[0]
-            with anyio.move_on_after(self._stall_seconds) as scope:
-                await first.given.wait()
-            if scope.cancelled_caught:
-                raise self._divergence("a call that ended earlier is not asked for", str(first), f"{call}, first")
-        self._order.popleft()
-        call.given.set()
+    def makes_again(self, call: PastCall) -> bool:
+        """Whether a call that has begun is made, because its guest never heard how it ended."""
+        return self.beyond is Beyond.LIVE and call.own and not (call.answered or call.left)
+
+    async def turn(self, told: PastCall | PastRead) -> None:
+        """Wait until all that came before this answer or read has been given. Raises ReplayDiverged."""
+        while told in self._order and (first := next(iter(self._order))) is not told:
+            if not await self._comes(first.given):
+                raise self._divergence("what was told earlier is not asked for", str(first), f"{told}, first")
+        self.skip([told])
+
+    def skip(self, told: Sequence[PastCall | PastRead]) -> None:
+        """Let nothing wait for these any more."""
+        for one in told:
+            self._order.pop(one, None)
+            one.given.set()
 
     async def never_answered(self) -> None:
-        """Where a call waits that had no answer then. Does not return."""
+        """Where a call waits that had no answer then, or was not made any more. Does not return."""
         if self._ends:
             await self._all_asked.wait()
-            for call in tuple(self._order):
-                await call.given.wait()
+            for told in tuple(self._order):
+                await told.given.wait()
             await anyio.sleep(SETTLE_SECONDS)
             self.ended = True
             if self.on_end is not None:
@@ -214,7 +214,7 @@ class Past:
         if self.beyond is Beyond.MISSING:
             fitting = [call for call in self.calls if not call.asked and asked.is_(call)]
             return next((call for call in fitting if call.started.site == asked.site), next(iter(fitting), None))
-        here = self._by_site.get(self._key(asked.site), ())
+        here = self._by_site.get(asked.site, ())
         if asked.site == "":
             return next((call for call in here if not call.asked and asked.is_(call)), None)
         found = next((call for call in here if not call.asked), None)
@@ -222,10 +222,12 @@ class Past:
             raise self._divergence("another call at the same site", str(found), str(asked))
         return found
 
-    def _key(self, site: str) -> str:
-        """How calls are found by their sites. Reading a stream counts too, and takes as many reads as its chunks come
-        in: where there are streams the order of a task's calls must do."""
-        return _COUNTER.sub("", site, count=1) if self._streams else site
+    def _turns(self, call: PastCall) -> Sequence[PastCall | PastRead]:
+        """What of a call has its turn. Other code has its own order; a call that is made again, or that has no end in
+        the record, its own time."""
+        if call.finished is None or call.asked or self.makes_again(call) or self.beyond is Beyond.MISSING:
+            return ()
+        return (*call.reads, call) if call.answered else call.reads
 
     def _at(self, site: str) -> str:
         left = self.unused
@@ -234,10 +236,17 @@ class Past:
 
     async def _until_all_asked(self, asked: Asked) -> None:
         """So that nothing new is done before everything that was done has been found again."""
-        with anyio.move_on_after(self._stall_seconds) as scope:
-            await self._all_asked.wait()
-        if scope.cancelled_caught:
+        if not await self._comes(self._all_asked):
             raise self._divergence("a new call comes before recorded ones", self._at(""), str(asked))
+
+    async def _comes(self, event: anyio.Event) -> bool:
+        """Whether it happens in time. What a stream that is made again has told before takes as long as that takes."""
+        while not event.is_set():
+            with anyio.move_on_after(self._stall_seconds):
+                await event.wait()
+            if not event.is_set() and all(read.given.is_set() for read in self._anew):
+                return False
+        return True
 
     def _count(self, asked: int) -> None:
         self._unasked -= asked
@@ -249,18 +258,19 @@ class Past:
         return self.diverged
 
 
-def past_calls(records: Sequence[Record]) -> list[PastCall]:
-    """The calls in the records of one execution, with what became of them."""
+def past_calls(records: Sequence[Record], places: Iterator[int] | None = None) -> list[PastCall]:
+    """The calls in the records of one execution, with what became of them. `places` are free for answers and reads."""
     calls: dict[int, PastCall] = {}
-    answers = 0
+    places = places or count()
     for record in records:
+        for index, *told in getattr(record, "reads", ()):
+            calls[index].reads.append(PastRead(calls[index], told, next(places)))
         match record:
             case CallStarted():
                 calls[record.index] = PastCall(record)
             case CallFinished():
                 call = calls[record.index]
-                call.finished = record
-                call.place, answers = answers, answers + 1
+                call.finished, call.place = record, next(places)
             case ApprovalRequested():
                 call = calls[record.index]
                 call.requested, call.decided, call.tried = record, None, False
@@ -277,11 +287,11 @@ def past_calls(records: Sequence[Record]) -> list[PastCall]:
 def joined(turns: Sequence[Sequence[Record]], own: Sequence[Record]) -> list[PastCall]:
     """The calls of a session's earlier executions, and then those of this one."""
     found: list[PastCall] = []
+    places = count()
     for records in (*turns, own):
-        calls = past_calls(records)
+        calls = past_calls(records, places)
         for call in calls:
             call.own = records is own
-            call.place = None if call.place is None else call.place + len(found)
         found += calls
     return found
 

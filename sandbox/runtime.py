@@ -31,6 +31,7 @@ from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Jour
 from gateway.past import Beyond, Past
 from gateway.pipeline import Pipeline
 from gateway.server import GatewayServer
+from gateway.site import TapeLog
 from gateway.suspension import Suspension
 from gateway.tools.access import stubs_for
 from gateway.tools.search import ToolSearch
@@ -201,7 +202,7 @@ class Runtime:
             await self._record_cut_off(run.keeper, record, error)
             raise
         record = ended(result, request, self.pipeline.secrets)
-        await self._record_end(run.keeper, replace(record, tape=Blob.of(tape)))
+        await self._record_end(run.keeper, replace(record, tape=Blob.of(tape.take()), reads=tape.take_reads()))
         return result
 
     async def start(self, request: Request, mode: Mode, parent: str, seed: str | None) -> ExecutionStarted:
@@ -220,8 +221,8 @@ class Runtime:
 
     async def _supervise(
         self, run: Run, request: Request, decision: Decision, claimed: Claimed, observe: Observer
-    ) -> tuple[ExecutionResult, bytes]:
-        """The result, and what the guest was told of time since its last call."""
+    ) -> tuple[ExecutionResult, TapeLog]:
+        """The result, and what the guest was told since its last call."""
         limits, past = decision.limits, run.past
         collected = Collected(limits.output_bytes, output_observer(observe))
         supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, decision.enforced, collected)
@@ -244,14 +245,13 @@ class Runtime:
             ended = await supervisor.run(frame, gateway, gateway.tape)
         finally:
             grant.closed = True
-        tape = gateway.tape.take()
         if past is not None:
-            departed = ended.departed or tape or not past.orders_chunks
+            departed = ended.departed or gateway.tape.goes_on
             past.exact = not departed and self._told_the_same(run, decision)
         result = make_result(run.execution_id, request, decision, ended, gateway.calls)
         for artifact in result.artifacts:
             observe(Event("artifact", artifact=artifact))
-        return result, tape
+        return result, gateway.tape
 
     def _told_the_same(self, run: Run, decision: Decision) -> bool:
         found, then = self._capabilities[decision.backend], run.started.environment

@@ -159,8 +159,11 @@ class CallStarted(Record):
     `site` is where in the snippet it was made, as its guest tells: the path of its task and a counter; empty for none.
     `arguments` are as the guest gave them; `arguments_sha256` is the same for the same arguments in any order of keys.
     `key` is the idempotency key, empty for none. `warnings` say what is not wrong, and yet not as it should be, such
-    as an argument that is deprecated. `tape` is what the guest was told of time since its last call,
-    `frame` the id that it gave the call.
+    as an argument that is deprecated. `tape` is what the guest was told of time since its last call, `reads` what its
+    reads of streams gave since the last record, `frame` the id that it gave the call.
+
+    A read is the index of its call, and then in order: how many chunks it gave, the end of the call counted as one,
+    and {message, progress, total} for what it told of progress.
     """
 
     kind: ClassVar[str] = "call_started"
@@ -174,6 +177,7 @@ class CallStarted(Record):
     key: str = ""
     warnings: tuple[str, ...] = ()
     tape: Blob = EMPTY
+    reads: JsonValue = ()
     frame: int = 0
 
 
@@ -183,7 +187,8 @@ class CallFinished(Record):
 
     `result` is the whole result when completed, None otherwise. A streamed result is in `chunks` instead: each blob is
     a JSON list of some chunks, in order. `usage` is that of `CallUsage`: what was counted, and what policies decided.
-    `artifacts` are what its tool attached, by name; of a call that did not complete there are none.
+    `artifacts` are what its tool attached, by name; of a call that did not complete there are none. `reads` are as in
+    `CallStarted`, given before this end was.
     """
 
     kind: ClassVar[str] = "call_finished"
@@ -197,6 +202,7 @@ class CallFinished(Record):
     duration_seconds: float
     usage: Mapping[str, JsonValue] = field(default_factory=dict)
     artifacts: Mapping[str, Blob] = field(default_factory=dict)
+    reads: JsonValue = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +210,7 @@ class ExecutionFinished(Record):
     """The execution ended. `outcome` is a value of `Outcome`, or the code of what failed on the host's side.
 
     `value` is None unless completed; the other fields are those of `ExecutionResult`. `evidence` is what was in force.
-    `tape` is what the guest was told of time since its last call.
+    `tape` and `reads` are as in `CallStarted`.
     """
 
     kind: ClassVar[str] = "execution_finished"
@@ -223,6 +229,7 @@ class ExecutionFinished(Record):
     usage: Mapping[str, JsonValue] = field(default_factory=dict)
     evidence: Mapping[str, JsonValue] = field(default_factory=dict)
     tape: Blob = EMPTY
+    reads: JsonValue = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

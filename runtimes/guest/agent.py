@@ -98,12 +98,12 @@ class StreamTransport:
         self._site = site
 
     def call(self, operation: str, arguments: str) -> str:
-        return self._stream.ask(operation, arguments, self._site()).result()
+        return self._stream.ask(operation, arguments, self._site(operation)).result()
 
     async def acall(self, operation: str, arguments: str) -> str:
         self._pending.calls += 1
         try:
-            return await asyncio.wrap_future(self._stream.ask(operation, arguments, self._site()))
+            return await asyncio.wrap_future(self._stream.ask(operation, arguments, self._site(operation)))
         finally:
             self._pending.calls -= 1
 

@@ -14,6 +14,9 @@ from typing import Any
 MAX_PATH = 120
 """A longer path is told by its digest; the gateway takes no long ones."""
 
+_GO_ON = {"read_stream", "close_stream"}
+"""Operations that go on with a call: they take no number, because how many there are is chance."""
+
 
 class Place:
     """One task, or the program itself."""
@@ -53,9 +56,9 @@ class Places:
         self._root = Place("root")
         self._thread = threading.get_ident()
 
-    def site(self) -> str:
+    def site(self, operation: str) -> str:
         """Of a call that is made now; empty in a thread of the snippet's own, whose calls have no fixed order."""
-        if threading.get_ident() != self._thread:
+        if operation in _GO_ON or threading.get_ident() != self._thread:
             return ""
         return self._here().next_site()
 
@@ -82,9 +85,9 @@ class Places:
         return task.place if isinstance(task, PlacedTask) else self._root
 
 
-Site = Callable[[], str]
+Site = Callable[[str], str]
 
 
-def nowhere() -> str:
+def nowhere(_operation: str) -> str:
     """The place of calls whose order is not the code's."""
     return ""

@@ -37,12 +37,12 @@ class WitTransport:
     """The gateway through the worker. A reply is "1" and the result, or "0" and the error."""
 
     def call(self, operation: str, arguments: str) -> str:
-        return _result(wit_world.call(operation, arguments, HostLoop.places.site()))
+        return _result(wit_world.call(operation, arguments, HostLoop.places.site(operation)))
 
     async def acall(self, operation: str, arguments: str) -> str:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, HostLoop)
-        return _result(await loop.expect(wit_world.send(operation, arguments, loop.places.site())))
+        return _result(await loop.expect(wit_world.send(operation, arguments, loop.places.site(operation))))
 
 
 def _result(reply: str) -> str:

@@ -1,6 +1,7 @@
 """An execution run again from its records: the same to the last byte on WASM, compared call by call elsewhere."""
 
 import contextlib
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -53,11 +54,12 @@ class Rig:
             await context.call_tool("demo:fail", {})
         return echoes
 
-    async def parts(self, count: int, fail: bool = False) -> AsyncIterator[int]:
+    async def parts(self, count: int, context: ToolContext, fail: bool = False) -> AsyncIterator[int]:
         """Answer in parts."""
         self.called += 1
         for n in range(count):
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.002 * random.random())
+            context.report(f"{n} of {count}", progress=n)
             yield n
         if fail:
             raise ValueError("that is all")
@@ -123,6 +125,21 @@ def test_on_wasm_a_replay_is_the_same_to_the_last_byte(rig: Rig, code: str) -> N
     rig.same(code)
 
 
+READ = """
+import asyncio, contextlib
+seen = []
+async def read(n, until=None, fail=False):
+    out = []
+    async with contextlib.aclosing(tools.aio.stream_tool('demo:parts', {'count': n, 'fail': fail})) as events:
+        async for event in events:
+            out.append(await tools.aio.demo.echo(value=[n, event['data'], event['error']]))
+            seen.append([n, event['data'] if event['kind'] == 'chunk' else event['kind']])
+            if until is not None and event['data'] == until:
+                break
+    return out
+"""
+"""Reads one stream; several of them share `seen`, in the order in which they come."""
+
 LINES = st.sampled_from(
     [
         "out.append(random.random())",
@@ -138,20 +155,26 @@ LINES = st.sampled_from(
         "out.append(await first(tools.aio.demo.slow(ms=4), tools.aio.demo.slow(ms=4 + random.random())))",
         "if random.random() < 0.2: raise ValueError(time.time())",
         "try: tools.demo.fail()\nexcept tools.ToolError as e: out.append(str(e))",
+        "out += await asyncio.gather(read(3), read(6), tools.aio.demo.slow(ms=random.random() * 5))\nout += seen",
+        "out += await asyncio.gather(read(10**6, until=2), read(4))\nout += seen",
+        "out += [event['data'] for event in tools.stream_tool('demo:parts', {'count': 4})]",
     ]
 )
-HEAD = """import asyncio, random, time, uuid
+HEAD = (
+    READ
+    + """import asyncio, random, time, uuid
 out = []
 async def first(*calls):
     done, _ = await asyncio.wait([asyncio.ensure_future(c) for c in calls], return_when=asyncio.FIRST_COMPLETED)
     return sorted(task.result() for task in done)
 """
+)
 
 
 @given(st.lists(LINES, min_size=1, max_size=6))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_snippet_replays_the_same(rig: Rig, lines: list[str]) -> None:
-    rig.same(HEAD + "\n".join(lines) + "\n[str(one) for one in out]")
+    rig.same(HEAD + "\n".join(lines) + "\n[str(one) for one in out]", limits={"tool_calls": 150})
 
 
 def test_elsewhere_every_call_is_compared(rig: Rig) -> None:
@@ -221,6 +244,21 @@ def test_what_was_ended_ends_where_its_record_ends(rig: Rig) -> None:
     assert report.same_output
 
 
+@pytest.mark.parametrize("backend", ["wasm", "unsafe"])
+def test_streams_that_were_cut_off_end_where_their_record_ends(rig: Rig, backend: str) -> None:
+    code = (
+        "import asyncio\nasync def read():\n"
+        "    async for event in tools.aio.stream_tool('demo:parts', {'count': 10**6}):\n"
+        "        await tools.aio.demo.slow(ms=100)\n"
+        "await asyncio.gather(read(), read())"
+    )
+    result = rig.exec.execute_code(code, backend=backend, profile="dev", limits={"wall_seconds": 1})
+    assert result.outcome is Outcome.TIMED_OUT
+    report = rig.exec.replay(result.execution_id)
+    assert report.same_outcome
+    assert (report.missing, report.unused) == ((), ())
+
+
 def test_a_replay_leaves_no_record(rig: Rig) -> None:
     result = rig.exec.execute_code("tools.demo.echo(value=1)", backend="wasm")
     before = rig.exec._call(rig.exec._original.journal.records, result.execution_id)
@@ -263,13 +301,50 @@ STREAMS = {
     "tools.stream_tool('demo:parts', {'count': 3, 'fail': True})]",
     "left": "for event in tools.stream_tool('demo:parts', {'count': 10**6}):\n    if event['data'] == 3: break\n"
     "tools.demo.echo(value=event['data'])",
+    "progress": "[event['data'] for event in tools.stream_tool('demo:parts', {'count': 30})]",
+    "two": READ + "await asyncio.gather(read(3), read(4))",
+    "three": READ + "await asyncio.gather(read(20), read(1), read(20))\nseen",
+    "calls": READ + "async def call(n):\n"
+    "    for ms in range(n):\n"
+    "        seen.append(await tools.aio.demo.slow(ms=ms))\n"
+    "await asyncio.gather(read(9), call(4), read(8), call(5))\nseen",
+    "batches": READ + "await asyncio.gather(*[read(n) for n in (4, 5)], *[tools.aio.run_parallel("
+    "[('demo:slow', {'ms': n}), ('demo:echo', {'value': n})]) for n in range(4)])",
+    "closed": READ + "await asyncio.gather(read(10**6, until=3), read(12))\n"
+    "await tools.aio.demo.echo(value=[value for _, value in seen][-1])",
+    "dropped": READ + "async def drop(n):\n"
+    "    async for event in tools.aio.stream_tool('demo:parts', {'count': n}):\n"
+    "        if event['kind'] == 'chunk':\n"
+    "            return await tools.aio.demo.echo(value=event['data'])\n"
+    "await asyncio.gather(drop(10**6), drop(3), read(9))",
+    "one that fails": READ + "await asyncio.gather(read(3, fail=True), read(4))",
+    "sync": "one, two = (tools.stream_tool('demo:parts', {'count': n}) for n in (5, 6))\n"
+    "[tools.demo.echo(value=[a['data'], b['data']]) for a, b in zip(one, two)]",
 }
 
 
-@pytest.mark.parametrize("backend", ["wasm", "unsafe"])
+BY_THE_CLOCK = {
+    "late": READ + "async def late(n):\n"
+    "    try:\n        await asyncio.wait_for(read(n), 0.02)\n"
+    "    except asyncio.TimeoutError:\n        seen.append('late')\n"
+    "await asyncio.gather(late(10**6), read(5), late(2))",
+    "first": READ + "for task in [asyncio.ensure_future(read(n)) for n in (3, 2)]:\n"
+    "    done, _ = await asyncio.wait([task], timeout=0.004)\n"
+    "    print(len(done), await tools.aio.demo.echo(value=len(seen)))\n    await task",
+}
+"""Streams that are read as the guest's own clock has it, which is the same again on WASM only."""
+
+STREAM_LIMITS = {"wall_seconds": 20, "tool_calls": 100}
+
+
+@pytest.mark.parametrize("code", (STREAMS | BY_THE_CLOCK).values(), ids=STREAMS | BY_THE_CLOCK)
+def test_on_wasm_streams_come_the_same_to_the_last_byte(rig: Rig, code: str) -> None:
+    rig.same(code, limits=STREAM_LIMITS)
+
+
 @pytest.mark.parametrize("code", STREAMS.values(), ids=STREAMS)
-def test_streamed_calls_are_answered_with_the_same_chunks(rig: Rig, code: str, backend: str) -> None:
-    result = rig.exec.execute_code(code, backend=backend, profile="dev", limits={"wall_seconds": 10})
+def test_elsewhere_streams_come_in_the_same_order(rig: Rig, code: str) -> None:
+    result = rig.exec.execute_code(code, backend="unsafe", profile="dev", limits=STREAM_LIMITS)
     assert result.ok, result.summary()
     called = rig.called
     report = rig.exec.replay(result.execution_id)
