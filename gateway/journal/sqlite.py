@@ -16,10 +16,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import anyio.to_thread
 
 from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, SandboxError
-from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups, settle_from_thread
+from gateway.journal.jobs import MAX_GROUP, Job, Keeper, WritingStore, groups, settle_from_thread
 from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
 from gateway.journal.schema import APPLICATION_ID
-from gateway.journal.writing import Write
 
 Answer = TypeVar("Answer")
 Synchronous: TypeAlias = Literal["full", "starts", "normal"]
@@ -60,36 +59,25 @@ class SqliteRows:
         return time.time_ns() // 1000
 
 
-class SqliteStore:
+class SqliteStore(WritingStore):
     """Nothing is opened before the first use. With `create` off the file must be there."""
 
     def __init__(
         self, path: Path, keeper: Keeper, *, synchronous: Synchronous, wait_seconds: float, create: bool
     ) -> None:
+        super().__init__(keeper, wait_seconds)
         self._path = path
-        self._keeper = keeper
         self._synchronous = synchronous
         self._level = ""
-        self._wait_seconds = wait_seconds
         self._create = create
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
-        self._closed = False
 
     @property
     def where(self) -> str:
         return str(self._path)
-
-    async def write(self, write: Write) -> None:
-        await self._do(Job.of(write=write))
-        if write.flaw is not None:
-            raise write.flaw
-
-    async def step(self, step: Callable[[Rows], Answer]) -> Answer:
-        answer: Answer = await self._do(Job.of(step=step))
-        return answer
 
     async def read(self, step: Callable[[Rows], Answer]) -> Answer:
         if self._closed:
@@ -105,17 +93,11 @@ class SqliteStore:
         while self._readers:
             self._readers.pop().close()
 
-    async def _do(self, job: Job) -> Any:
-        if self._closed:
-            raise Closed("journal")
+    def _hand_over(self, job: Job) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="toolexec-journal", daemon=True)
             self._thread.start()
         self._jobs.put(job)
-        try:
-            return await job.wait(self._wait_seconds)
-        except TimeoutError:
-            raise JournalUnavailable(self.where, f"it did not answer within {self._wait_seconds:g} s") from None
 
     def _read(self, step: Callable[[Rows], Answer]) -> Answer:
         """In a thread of the pool."""
