@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import Closed, JournalCorrupt, JournalUnavailable, MissingExtra, SandboxError, ToolError
 from gateway.journal.jobs import MAX_GROUP, Job, Keeper, WritingStore, groups
-from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
+from gateway.journal.rows import NO_BINDS, Rows, make_tables
 
 try:
     from sqlalchemy import Connection, TextClause, exc, text
@@ -179,8 +179,7 @@ class PostgresStore(WritingStore):
     def _prepare(self, connection: Connection) -> None:
         rows = PostgresRows(connection)
         rows.fetch("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
-        make_tables(rows)
-        check_version(rows, self.where)
+        make_tables(rows, self.where)
 
 
 @functools.lru_cache(maxsize=256)

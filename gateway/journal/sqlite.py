@@ -246,6 +246,6 @@ def _prepare(connection: sqlite3.Connection, where: str) -> None:
     if not ours:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        make_tables(rows)
+        make_tables(rows, where)
         connection.execute("COMMIT")
     check_version(rows, where)

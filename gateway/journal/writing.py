@@ -16,8 +16,8 @@ from gateway.journal.rows import Rows, among
 from gateway.journal.signing import Signer
 
 _RECORD = """INSERT INTO journal_records
-    (tenant_id, sequence, execution_id, kind, content, content_sha256, hash)
-    VALUES (:tenant_id, :sequence, :execution_id, :kind, :content, :content_sha256, :hash)"""
+    (tenant_id, sequence, execution_id, kind, tool_id, content, content_sha256, hash)
+    VALUES (:tenant_id, :sequence, :execution_id, :kind, :tool_id, :content, :content_sha256, :hash)"""
 _HOST_EXECUTION = """INSERT INTO journal_executions
     (execution_id, tenant_id, owner, started_at, language, profile, backend, mode, parent, outcome)
     VALUES (:execution_id, :tenant_id, :owner, :started_at, '', '', '', 'host', '', '')
@@ -29,7 +29,6 @@ _EXECUTION = """INSERT INTO journal_executions
     profile = excluded.profile, backend = excluded.backend, mode = excluded.mode, parent = excluded.parent,
     outcome = '', ended_at = NULL"""
 _ENDED = "UPDATE journal_executions SET outcome = :outcome, ended_at = :ended_at WHERE execution_id = :execution_id"
-_TOOL = "INSERT INTO journal_tools (execution_id, tool_id) VALUES (:execution_id, :tool_id) ON CONFLICT DO NOTHING"
 _BLOB = """INSERT INTO journal_blobs (sha256, size_bytes, data) VALUES (:sha256, :size_bytes, :data)
     ON CONFLICT DO NOTHING"""
 _USE = "INSERT INTO journal_blob_uses (execution_id, sha256) VALUES (:execution_id, :sha256) ON CONFLICT DO NOTHING"
@@ -72,7 +71,6 @@ class _Tables:
     executions: list[dict[str, Any]] = field(default_factory=list)
     host_executions: list[dict[str, Any]] = field(default_factory=list)
     ended: list[dict[str, Any]] = field(default_factory=list)
-    tools: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     blobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     uses: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -80,7 +78,6 @@ class _Tables:
         rows.many(_RECORD, self.records)
         rows.many(_EXECUTION, self.executions)
         rows.many(_HOST_EXECUTION, self.host_executions)
-        rows.many(_TOOL, list(self.tools.values()))
         rows.many(_ENDED, self.ended)
         rows.many(_BLOB, list(self.blobs.values()))
         rows.many(_USE, list(self.uses.values()))
@@ -121,7 +118,7 @@ class Recorder:
             head = heads[record.tenant_id] if record.tenant_id in heads else head_of(rows, record.tenant_id)
             link = linked(head, record, content.data)
             heads[record.tenant_id] = Head(link.sequence, link.hash)
-            tables.records.append(link._asdict())
+            tables.records.append(_row(link, record))
             tables.add_blobs(record.execution_id, content.blobs)
             self._index(tables, record)
         if write.data is not None:
@@ -140,9 +137,6 @@ class Recorder:
             case CallStarted():
                 if record.index == 0:
                     tables.host_executions.append(self._execution(record))
-                tool_id = record.tool_id.replace("\0", "\ufffd")  # PostgreSQL keeps no NUL in a text
-                key = (record.execution_id, tool_id)
-                tables.tools[key] = {"execution_id": record.execution_id, "tool_id": tool_id}
             case ExecutionFinished():
                 ended = {"outcome": record.outcome, "ended_at": microseconds(record.at)}
                 tables.ended.append({"execution_id": record.execution_id, **ended})
@@ -174,6 +168,13 @@ class Recorder:
                     write.flaw = LeaseLost(record.execution_id)
 
 
+def _row(link: Link, record: Record) -> dict[str, Any]:
+    tool_id = record.tool_id if isinstance(record, CallStarted) else None
+    if tool_id is not None and "\0" in tool_id:
+        tool_id = tool_id.replace("\0", "\ufffd")  # PostgreSQL keeps no NUL in a text
+    return {**link._asdict(), "tool_id": tool_id}
+
+
 def _is_known(rows: Rows, execution_id: str) -> bool:
     binds = {"execution_id": execution_id}
     return bool(rows.fetch("SELECT 1 FROM journal_executions WHERE execution_id = :execution_id", binds))
@@ -197,5 +198,5 @@ def head_of(rows: Rows, tenant_id: str) -> Head:
 def append_own(rows: Rows, record: Record) -> Link:
     """A record of the journal itself, in the transaction under way; its chain is locked."""
     link = linked(head_of(rows, record.tenant_id), record, content_of(record).data)
-    rows.many(_RECORD, [link._asdict()])
+    rows.many(_RECORD, [_row(link, record)])
     return link

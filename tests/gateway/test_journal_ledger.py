@@ -106,8 +106,8 @@ CHANGES = {
     ),
     "an addition": (
         (
-            "INSERT INTO journal_records SELECT tenant_id, 9, execution_id, kind, content, content_sha256, hash "
-            f"FROM journal_records {OF} 8"
+            "INSERT INTO journal_records SELECT tenant_id, 9, execution_id, kind, tool_id, content, content_sha256, "
+            f"hash FROM journal_records {OF} 8"
         ),
         "acme",
         9,

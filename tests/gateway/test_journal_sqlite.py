@@ -126,13 +126,26 @@ async def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
     await journal.append(started("e"))
     await journal.aclose()
     with raw(path) as connection:
-        connection.execute("UPDATE journal_schema SET version = 2")
+        connection.execute("UPDATE journal_schema SET version = 3")
     journal = at(path)
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match=r"version 2 .* knows 1; upgrade"):
+        with pytest.raises(InvalidRequest, match=r"version 3 .* knows 2; upgrade"):
             await journal.append(started("f"))
         with pytest.raises(InvalidRequest, match="upgrade"):
             await journal.records("e")
+    await journal.aclose()
+
+
+async def test_an_older_journal_is_left_to_who_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = at(path)
+    await journal.append(started("e"))
+    await journal.aclose()
+    with raw(path) as connection:
+        connection.execute("UPDATE journal_schema SET version = 1")
+    journal = at(path)
+    with pytest.raises(InvalidRequest, match=r"version 1 .* knows 2; keep it for the toolexec that wrote it"):
+        await journal.append(started("f"))
     await journal.aclose()
 
 
@@ -403,7 +416,7 @@ async def test_a_process_that_lives_is_at_work_on_its_executions(tmp_path: Path)
 
 
 async def test_who_was_taken_for_dead_writes_no_more_of_it(tmp_path: Path) -> None:
-    zombie = SqlJournal(f"sqlite:///{tmp_path}/journal.db", host_ttl_seconds=0.05)
+    zombie = SqlJournal(f"sqlite:///{tmp_path}/journal.db", host_ttl_seconds=3600)
     await zombie.append(started("e"), call("e", 0))
     monkey = at(tmp_path / "journal.db")
     await zombie._store.step(lambda rows: rows.run("UPDATE journal_leases SET expires_at = 0"))  # it slept
