@@ -8,8 +8,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -52,8 +52,7 @@ class SqliteRows:
         return self._connection.execute(sql, binds).rowcount
 
     def many(self, sql: str, binds: Sequence[Mapping[str, Any]]) -> None:
-        for values in binds:
-            self._connection.execute(sql, values)
+        self._connection.executemany(sql, binds)
 
     def now(self) -> int:
         return time.time_ns() // 1000
@@ -134,21 +133,20 @@ class SqliteStore(WritingStore):
         jobs: list[Job] = []
         try:
             job = self._jobs.get(timeout=self._keeper.pause_seconds())
-            while job is not None and len(jobs) < MAX_GROUP:
-                jobs.append(job)
-                job = self._jobs.get_nowait()
         except queue.Empty:
             return jobs, False
-        if job is not None:
+        while job is not None:
             jobs.append(job)
-        return jobs, job is None
+            if len(jobs) == MAX_GROUP or self._jobs.empty():
+                return jobs, False
+            job = self._jobs.get_nowait()
+        return jobs, True
 
     def _commit(self, group: list[Job], work: Callable[[Rows, list[Job]], None]) -> None:
         """One transaction. What goes wrong is for those of the group to hear; without a group, nobody waits."""
         self._keeper.begin()
         try:
-            with self._transaction(syncs=self._syncs(group)) as rows:
-                work(rows, group)
+            self._transact(group, work)
             self._keeper.committed()
         except Exception as error:  # noqa: BLE001 - raised again where the group waits
             self._keeper.undo()
@@ -163,18 +161,17 @@ class SqliteStore(WritingStore):
             return not group or any(job.write is None or job.write.is_ahead for job in group)
         return self._synchronous == "full"
 
-    @contextmanager
-    def _transaction(self, *, syncs: bool) -> Iterator[Rows]:
+    def _transact(self, group: list[Job], work: Callable[[Rows, list[Job]], None]) -> None:
         if self._connection is None:
             self._connection, self._level = self._open(), ""
         connection = self._connection
-        level = "full" if syncs else "normal"
+        level = "full" if self._syncs(group) else "normal"
         try:
             if level != self._level:
                 connection.execute(f"PRAGMA synchronous = {level}")
                 self._level = level
             connection.execute("BEGIN IMMEDIATE")
-            yield SqliteRows(connection)
+            work(SqliteRows(connection), group)
             connection.execute("COMMIT")
         except BaseException as error:
             if connection.in_transaction:
