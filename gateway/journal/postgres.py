@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gateway.errors import Closed, JournalCorrupt, JournalUnavailable, MissingExtra, SandboxError, ToolError
-from gateway.journal.jobs import MAX_GROUP, Job, Keeper, WritingStore, groups
+from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups
 from gateway.journal.rows import NO_BINDS, Rows, make_tables
+from gateway.journal.store import Store
 
 try:
     from sqlalchemy import Connection, TextClause, exc, text
@@ -52,7 +53,7 @@ class PostgresRows:
         return int(found[0][0])
 
 
-class PostgresStore(WritingStore):
+class PostgresStore(Store):
     """Nothing is connected before the first use; a connection that broke is made anew at the next."""
 
     def __init__(self, url: str, keeper: Keeper, *, wait_seconds: float) -> None:

@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import anyio.to_thread
 
 from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, SandboxError
-from gateway.journal.jobs import MAX_GROUP, Job, Keeper, WritingStore, groups, settle_from_thread
+from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups, settle_from_thread
 from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
 from gateway.journal.schema import APPLICATION_ID
+from gateway.journal.store import Store
 
 Answer = TypeVar("Answer")
 Synchronous: TypeAlias = Literal["full", "starts", "normal"]
@@ -58,7 +59,7 @@ class SqliteRows:
         return time.time_ns() // 1000
 
 
-class SqliteStore(WritingStore):
+class SqliteStore(Store):
     """Nothing is opened before the first use. With `create` off the file must be there."""
 
     def __init__(

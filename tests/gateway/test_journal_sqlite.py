@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -17,7 +18,7 @@ import pytest
 
 from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, LeaseLost
 from gateway.journal import sqlite
-from gateway.journal.base import Blob, CallStarted, Record
+from gateway.journal.base import Blob, CallStarted, Record, Retention
 from gateway.journal.jobs import Job
 from gateway.journal.owner import is_gone, this_process
 from gateway.journal.sql import SqlJournal
@@ -413,6 +414,58 @@ async def test_a_process_that_lives_is_at_work_on_its_executions(tmp_path: Path)
     await other.release(lease)
     assert await other.unfinished() == []
     await other.aclose()
+
+
+async def test_every_wait_ends_one_by_one_and_those_that_come_later(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqlJournal(f"sqlite:///{path}", wait_seconds=0.3)
+    await journal.append(started("e"))
+    ended_after: list[float] = []
+
+    async def hangs(index: int) -> None:
+        begun = anyio.current_time()
+        with pytest.raises(JournalUnavailable, match=r"within 0\.3 s"):
+            await journal.append(call("e", index))
+        ended_after.append(anyio.current_time() - begun)
+
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for index in range(3):
+                    tasks.start_soon(hangs, index)
+                    await anyio.sleep(0.1)
+            await hangs(3)  # no wait was left when it began
+    assert len(ended_after) == 4
+    assert min(ended_after) > 0.2  # each had its own time, not that of the first
+    await journal.aclose()
+
+
+def test_a_journal_serves_one_loop_after_another(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqlJournal(f"sqlite:///{path}", wait_seconds=0.3)
+    for number in range(2):
+        asyncio.run(journal.append(started(f"e{number}")))
+
+    async def hangs() -> None:
+        with anyio.fail_after(5), pytest.raises(JournalUnavailable, match=r"within 0\.3 s"):
+            await journal.append(started("e2"))
+        await journal.aclose()
+
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        asyncio.run(hangs())
+
+
+async def test_what_was_deleted_leaves_not_even_the_names_of_tools(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = at(path)
+    await journal.append(started("open"), call("open", 0), *whole("e"))
+    await journal.prune(Retention(older_than=timedelta(0)))
+    await journal.aclose()
+    with raw(path) as connection:
+        found = connection.execute("SELECT execution_id FROM journal_records WHERE tool_id IS NOT NULL").fetchall()
+    assert found == [("open",)]
 
 
 async def test_who_was_taken_for_dead_writes_no_more_of_it(tmp_path: Path) -> None:
