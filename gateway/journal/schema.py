@@ -2,8 +2,7 @@
 
 `journal_records` are the ledger; the other tables can be made from it, and `verify` compares them with it. Times are
 microseconds since 1970. Digests and hashes are hex. `content` is NULL once it was deleted by policy, and so is
-`tool_id`, which starts of calls have. Each page that a commit changes is written and synced: a call of the host itself
-changes four when it starts and two when it ends.
+`tool_id`, which starts of calls have.
 """
 
 VERSION = 2
@@ -14,7 +13,8 @@ APPLICATION_ID = 0x746F6F6C
 
 _BYTES = {"sqlite": "BLOB", "postgresql": "BYTEA"}
 _CLUSTERED = {"sqlite": " WITHOUT ROWID", "postgresql": ""}
-"""One tree instead of two for each table: a third fewer pages to write for a record."""
+"""One tree instead of two for a table of short rows: fewer pages to write. Records themselves are long, and would be in
+the upper pages of such a tree too, six to a page."""
 
 
 def statements(dialect: str) -> list[str]:
@@ -25,7 +25,7 @@ def statements(dialect: str) -> list[str]:
         f"""CREATE TABLE IF NOT EXISTS journal_records (
             tenant_id TEXT NOT NULL, sequence BIGINT NOT NULL, execution_id TEXT NOT NULL, kind TEXT NOT NULL,
             tool_id TEXT, content {data}, content_sha256 TEXT NOT NULL, hash TEXT NOT NULL,
-            PRIMARY KEY (tenant_id, sequence)){clustered}""",
+            PRIMARY KEY (tenant_id, sequence))""",
         """CREATE INDEX IF NOT EXISTS journal_records_by_execution
             ON journal_records (execution_id, kind, tool_id, sequence)""",
         f"""CREATE TABLE IF NOT EXISTS journal_executions (
