@@ -9,9 +9,9 @@ import anyio.to_thread
 from gateway.errors import JournalCorrupt
 from gateway.journal import reading
 from gateway.journal.base import Checkpoint, Verification
-from gateway.journal.jobs import Store
 from gateway.journal.ledger import Verifier
 from gateway.journal.signing import Keys, Signature
+from gateway.journal.store import Store
 
 
 async def verified(store: Store, checkpoints: Sequence[Checkpoint], keys: Keys | None) -> Verification:

@@ -1,44 +1,19 @@
-"""What waits to be written, and in which transactions."""
+"""What waits to be written, in which transactions, and what each of them does."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from gateway.journal import leasing
 from gateway.journal.rows import Rows
 from gateway.journal.writing import Recorder, Write
 
-Answer = TypeVar("Answer")
-
 MAX_GROUP = 500
 MAX_GROUP_BYTES = 16 << 20
 """Most that one transaction takes."""
-
-
-class Store(Protocol):
-    """A database that a journal is in."""
-
-    @property
-    def where(self) -> str:
-        """For messages: without a password."""
-        ...
-
-    async def write(self, write: Write) -> None:
-        """Keep it, in one transaction with whatever else waits. Raises its flaw, JournalUnavailable, JournalCorrupt."""
-        ...
-
-    async def step(self, step: Callable[[Rows], Answer]) -> Answer:
-        """Run it in a transaction of its own that may write."""
-        ...
-
-    async def read(self, step: Callable[[Rows], Answer]) -> Answer:
-        """Run it on what is there now, beside all writing."""
-        ...
-
-    async def aclose(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -51,22 +26,6 @@ class Job:
     answer: Any = None
     error: BaseException | None = None
 
-    @classmethod
-    def of(cls, *, write: Write | None = None, step: Callable[[Rows], Any] | None = None) -> "Job":
-        return cls(asyncio.get_running_loop().create_future(), write, step)
-
-    async def wait(self, seconds: float) -> Any:
-        """The answer. Raises the error, and TimeoutError. A timer of its own is a third of the price of a scope."""
-        timer = self.future.get_loop().call_later(seconds, self._give_up)
-        try:
-            return await self.future
-        finally:
-            timer.cancel()
-
-    def _give_up(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(TimeoutError())
-
     def settle(self) -> None:
         """Tell who waits, in its own loop."""
         if self.future.done():
@@ -77,8 +36,10 @@ class Job:
             self.future.set_result(self.answer)
 
 
-def groups(jobs: Iterable[Job]) -> list[list[Job]]:
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     """In their order, those that share a transaction."""
+    if len(jobs) == 1:
+        return [list(jobs)]
     found: list[list[Job]] = []
     size_bytes = 0
     for job in jobs:
@@ -92,13 +53,14 @@ def groups(jobs: Iterable[Job]) -> list[list[Job]]:
     return found
 
 
-def settle_from_thread(jobs: Sequence[Job]) -> None:
+def settle_from_thread(jobs: Iterable[Job]) -> None:
     """Each in the loop it was made in, which may be gone."""
-    loops = {job.future.get_loop() for job in jobs}
-    for loop in loops:
-        mine = [job for job in jobs if job.future.get_loop() is loop]
+    mine: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in jobs:
+        mine.setdefault(job.future.get_loop(), []).append(job)
+    for loop, some in mine.items():
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, mine)
+            loop.call_soon_threadsafe(_settle, some)
 
 
 def _settle(jobs: Sequence[Job]) -> None:

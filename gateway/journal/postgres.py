@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from gateway.errors import Closed, JournalCorrupt, JournalUnavailable, MissingExtra, SandboxError, ToolError
 from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups
-from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
-from gateway.journal.writing import Write
+from gateway.journal.rows import NO_BINDS, Rows, make_tables
+from gateway.journal.store import Store
 
 try:
     from sqlalchemy import Connection, TextClause, exc, text
@@ -53,10 +53,11 @@ class PostgresRows:
         return int(found[0][0])
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """Nothing is connected before the first use; a connection that broke is made anew at the next."""
 
     def __init__(self, url: str, keeper: Keeper, *, wait_seconds: float) -> None:
+        super().__init__(keeper, wait_seconds)
         parsed = parse_url(url)
         password = parsed.password
         self._target = Target(
@@ -72,27 +73,15 @@ class PostgresStore:
             egress=own_server(parsed),
         )
         self._target.check()
-        self._keeper = keeper
-        self._wait_seconds = wait_seconds
         self._engine: AsyncEngine | None = None
         self._is_ready = False
         self._opening = asyncio.Lock()
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
-        self._closed = False
 
     @property
     def where(self) -> str:
         return f"in {self._target}"
-
-    async def write(self, write: Write) -> None:
-        await self._do(Job.of(write=write))
-        if write.flaw is not None:
-            raise write.flaw
-
-    async def step(self, step: Callable[[Rows], Answer]) -> Answer:
-        answer: Answer = await self._do(Job.of(step=step))
-        return answer
 
     async def read(self, step: Callable[[Rows], Answer]) -> Answer:
         if self._closed:
@@ -115,19 +104,10 @@ class PostgresStore:
         if engine is not None:
             await engine.dispose()
 
-    async def _do(self, job: Job) -> Any:
-        if self._closed:
-            raise Closed("journal")
+    def _hand_over(self, job: Job) -> None:
         if self._writer is None:
             self._writer = asyncio.create_task(self._work())
         self._jobs.put_nowait(job)
-        try:
-            return await job.wait(self._wait_seconds)
-        except TimeoutError:
-            raise self._late() from None
-
-    def _late(self) -> JournalUnavailable:
-        return JournalUnavailable(self.where, f"it did not answer within {self._wait_seconds:g} s")
 
     async def _work(self) -> None:
         over = False
@@ -200,8 +180,7 @@ class PostgresStore:
     def _prepare(self, connection: Connection) -> None:
         rows = PostgresRows(connection)
         rows.fetch("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
-        make_tables(rows)
-        check_version(rows, self.where)
+        make_tables(rows, self.where)
 
 
 @functools.lru_cache(maxsize=256)

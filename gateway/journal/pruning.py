@@ -60,8 +60,8 @@ def _prune_tenant(rows: Rows, tenant_id: str, execution_ids: Sequence[str], reas
     binds: dict[str, Any] = {}
     those = among("execution_id", execution_ids, binds)
     sequences = [row[0] for row in rows.fetch(f"SELECT sequence FROM journal_records WHERE {those}", binds)]
-    rows.run(f"UPDATE journal_records SET content = NULL WHERE {those}", binds)
-    for table in ("journal_executions", "journal_tools", "journal_blob_uses"):
+    rows.run(f"UPDATE journal_records SET content = NULL, tool_id = NULL WHERE {those}", binds)
+    for table in ("journal_executions", "journal_blob_uses"):
         rows.run(f"DELETE FROM {table} WHERE {those}", binds)
     rows.run(f"DELETE FROM journal_leases WHERE {those.replace('execution_id', 'name', 1)}", binds)
     blobs, blob_bytes = _drop_unused_blobs(rows)

@@ -174,12 +174,15 @@ def _conditions(which: ExecutionFilter, binds: dict[str, Any]) -> Iterable[str]:
         yield "e.started_at < :until"
     if which.outcome is not None:
         binds["outcome"] = "" if which.outcome == UNFINISHED else which.outcome
-        yield "e.outcome = :outcome" + (" AND e.mode <> 'host'" if which.outcome == UNFINISHED else "")
+        yield "e.outcome = :outcome" + (" AND e.mode <> 'host'" if which.outcome else "")
     if which.tool_id is not None:
         pattern = which.tool_id.endswith(":*")
         binds["tool_id"] = which.tool_id[:-1] if pattern else which.tool_id
-        condition = "substr(t.tool_id, 1, length(:tool_id)) = :tool_id" if pattern else "t.tool_id = :tool_id"
-        yield f"EXISTS (SELECT 1 FROM journal_tools t WHERE t.execution_id = e.execution_id AND {condition})"
+        condition = "substr(r.tool_id, 1, length(:tool_id)) = :tool_id" if pattern else "r.tool_id = :tool_id"
+        yield (
+            "EXISTS (SELECT 1 FROM journal_records r WHERE r.execution_id = e.execution_id "
+            f"AND r.kind = 'call_started' AND {condition})"
+        )
 
 
 def _summary(row: Sequence[Any]) -> ExecutionSummary:

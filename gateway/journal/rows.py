@@ -42,18 +42,23 @@ def among(column: str, values: Sequence[str], binds: dict[str, Any]) -> str:
     return f"{column} IN ({', '.join(':' + name for name in names)})" if names else "1 = 0"
 
 
-def make_tables(rows: Rows) -> None:
-    """Where they are missing."""
-    for statement in schema.statements(rows.dialect):
-        rows.run(statement)
-    if not rows.fetch("SELECT version FROM journal_schema"):
+def make_tables(rows: Rows, where: str) -> None:
+    """Where they are missing. Raises InvalidRequest for tables of another version."""
+    versions, *others = schema.statements(rows.dialect)
+    rows.run(versions)
+    if rows.fetch("SELECT 1 FROM journal_schema"):
+        check_version(rows, where)
+    else:
+        for statement in others:
+            rows.run(statement)
         rows.run("INSERT INTO journal_schema (version) VALUES (:version)", {"version": schema.VERSION})
 
 
 def check_version(rows: Rows, where: str) -> None:
-    """Raises InvalidRequest for tables of a newer version."""
+    """Raises InvalidRequest for tables of another version."""
     found = rows.fetch("SELECT max(version) FROM journal_schema")[0][0]
     if found != schema.VERSION:
+        fix = "upgrade" if found > schema.VERSION else "keep it for the toolexec that wrote it, and name a new one"
         raise InvalidRequest(
-            f"the journal {where} has version {found} of the tables, and this toolexec knows {schema.VERSION}; upgrade"
+            f"the journal {where} has version {found} of the tables, and this toolexec knows {schema.VERSION}; {fix}"
         )

@@ -22,12 +22,13 @@ from gateway.journal.base import (
 )
 from gateway.journal.checking import verified
 from gateway.journal.codec import MalformedRecord, record_of
-from gateway.journal.jobs import Keeper, Store
+from gateway.journal.jobs import Keeper
 from gateway.journal.listing import check_limit, check_ttl
 from gateway.journal.owner import is_gone, this_process
 from gateway.journal.records import Blob, Record
 from gateway.journal.signing import Keys, Signer, read_private_key
 from gateway.journal.sqlite import SqliteStore, Synchronous
+from gateway.journal.store import Store
 from gateway.journal.writing import Recorder, Write
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavai
 from gateway.journal.jobs import MAX_GROUP, Job, Keeper, groups, settle_from_thread
 from gateway.journal.rows import NO_BINDS, Rows, check_version, make_tables
 from gateway.journal.schema import APPLICATION_ID
-from gateway.journal.writing import Write
+from gateway.journal.store import Store
 
 Answer = TypeVar("Answer")
 Synchronous: TypeAlias = Literal["full", "starts", "normal"]
@@ -53,43 +53,31 @@ class SqliteRows:
         return self._connection.execute(sql, binds).rowcount
 
     def many(self, sql: str, binds: Sequence[Mapping[str, Any]]) -> None:
-        for values in binds:
-            self._connection.execute(sql, values)
+        self._connection.executemany(sql, binds)
 
     def now(self) -> int:
         return time.time_ns() // 1000
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """Nothing is opened before the first use. With `create` off the file must be there."""
 
     def __init__(
         self, path: Path, keeper: Keeper, *, synchronous: Synchronous, wait_seconds: float, create: bool
     ) -> None:
+        super().__init__(keeper, wait_seconds)
         self._path = path
-        self._keeper = keeper
         self._synchronous = synchronous
         self._level = ""
-        self._wait_seconds = wait_seconds
         self._create = create
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
-        self._closed = False
 
     @property
     def where(self) -> str:
         return str(self._path)
-
-    async def write(self, write: Write) -> None:
-        await self._do(Job.of(write=write))
-        if write.flaw is not None:
-            raise write.flaw
-
-    async def step(self, step: Callable[[Rows], Answer]) -> Answer:
-        answer: Answer = await self._do(Job.of(step=step))
-        return answer
 
     async def read(self, step: Callable[[Rows], Answer]) -> Answer:
         if self._closed:
@@ -105,17 +93,11 @@ class SqliteStore:
         while self._readers:
             self._readers.pop().close()
 
-    async def _do(self, job: Job) -> Any:
-        if self._closed:
-            raise Closed("journal")
+    def _hand_over(self, job: Job) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="toolexec-journal", daemon=True)
             self._thread.start()
         self._jobs.put(job)
-        try:
-            return await job.wait(self._wait_seconds)
-        except TimeoutError:
-            raise JournalUnavailable(self.where, f"it did not answer within {self._wait_seconds:g} s") from None
 
     def _read(self, step: Callable[[Rows], Answer]) -> Answer:
         """In a thread of the pool."""
@@ -152,21 +134,20 @@ class SqliteStore:
         jobs: list[Job] = []
         try:
             job = self._jobs.get(timeout=self._keeper.pause_seconds())
-            while job is not None and len(jobs) < MAX_GROUP:
-                jobs.append(job)
-                job = self._jobs.get_nowait()
         except queue.Empty:
             return jobs, False
-        if job is not None:
+        while job is not None:
             jobs.append(job)
-        return jobs, job is None
+            if len(jobs) == MAX_GROUP or self._jobs.empty():
+                return jobs, False
+            job = self._jobs.get_nowait()
+        return jobs, True
 
     def _commit(self, group: list[Job], work: Callable[[Rows, list[Job]], None]) -> None:
         """One transaction. What goes wrong is for those of the group to hear; without a group, nobody waits."""
         self._keeper.begin()
         try:
-            with self._transaction(syncs=self._syncs(group)) as rows:
-                work(rows, group)
+            self._transact(group, work)
             self._keeper.committed()
         except Exception as error:  # noqa: BLE001 - raised again where the group waits
             self._keeper.undo()
@@ -181,18 +162,17 @@ class SqliteStore:
             return not group or any(job.write is None or job.write.is_ahead for job in group)
         return self._synchronous == "full"
 
-    @contextmanager
-    def _transaction(self, *, syncs: bool) -> Iterator[Rows]:
+    def _transact(self, group: list[Job], work: Callable[[Rows, list[Job]], None]) -> None:
         if self._connection is None:
             self._connection, self._level = self._open(), ""
         connection = self._connection
-        level = "full" if syncs else "normal"
+        level = "full" if self._syncs(group) else "normal"
         try:
             if level != self._level:
                 connection.execute(f"PRAGMA synchronous = {level}")
                 self._level = level
             connection.execute("BEGIN IMMEDIATE")
-            yield SqliteRows(connection)
+            work(SqliteRows(connection), group)
             connection.execute("COMMIT")
         except BaseException as error:
             if connection.in_transaction:
@@ -264,6 +244,6 @@ def _prepare(connection: sqlite3.Connection, where: str) -> None:
     if not ours:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        make_tables(rows)
+        make_tables(rows, where)
         connection.execute("COMMIT")
     check_version(rows, where)

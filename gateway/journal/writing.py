@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import InvalidRequest, LeaseLost, NotRecorded, SandboxError
@@ -16,8 +16,8 @@ from gateway.journal.rows import Rows, among
 from gateway.journal.signing import Signer
 
 _RECORD = """INSERT INTO journal_records
-    (tenant_id, sequence, execution_id, kind, content, content_sha256, hash)
-    VALUES (:tenant_id, :sequence, :execution_id, :kind, :content, :content_sha256, :hash)"""
+    (tenant_id, sequence, execution_id, kind, tool_id, content, content_sha256, hash)
+    VALUES (:tenant_id, :sequence, :execution_id, :kind, :tool_id, :content, :content_sha256, :hash)"""
 _HOST_EXECUTION = """INSERT INTO journal_executions
     (execution_id, tenant_id, owner, started_at, language, profile, backend, mode, parent, outcome)
     VALUES (:execution_id, :tenant_id, :owner, :started_at, '', '', '', 'host', '', '')
@@ -29,10 +29,10 @@ _EXECUTION = """INSERT INTO journal_executions
     profile = excluded.profile, backend = excluded.backend, mode = excluded.mode, parent = excluded.parent,
     outcome = '', ended_at = NULL"""
 _ENDED = "UPDATE journal_executions SET outcome = :outcome, ended_at = :ended_at WHERE execution_id = :execution_id"
-_TOOL = "INSERT INTO journal_tools (execution_id, tool_id) VALUES (:execution_id, :tool_id) ON CONFLICT DO NOTHING"
 _BLOB = """INSERT INTO journal_blobs (sha256, size_bytes, data) VALUES (:sha256, :size_bytes, :data)
     ON CONFLICT DO NOTHING"""
 _USE = "INSERT INTO journal_blob_uses (execution_id, sha256) VALUES (:execution_id, :sha256) ON CONFLICT DO NOTHING"
+_IN_ORDER = (_RECORD, _EXECUTION, _HOST_EXECUTION, _ENDED, _BLOB, _USE)
 
 
 @dataclass(slots=True)
@@ -64,34 +64,28 @@ class Write:
         return kept + (sum(map(len, self.data[1].values())) if self.data else 0)
 
 
-@dataclass(slots=True)
 class _Tables:
-    """Rows for each table, gathered so that each table is written to once."""
+    """Rows, gathered by the statement that writes them, so that each is run once."""
 
-    records: list[dict[str, Any]] = field(default_factory=list)
-    executions: list[dict[str, Any]] = field(default_factory=list)
-    host_executions: list[dict[str, Any]] = field(default_factory=list)
-    ended: list[dict[str, Any]] = field(default_factory=list)
-    tools: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    blobs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    uses: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._found: dict[str, list[dict[str, Any]]] = {}
 
-    def write(self, rows: Rows) -> None:
-        rows.many(_RECORD, self.records)
-        rows.many(_EXECUTION, self.executions)
-        rows.many(_HOST_EXECUTION, self.host_executions)
-        rows.many(_TOOL, list(self.tools.values()))
-        rows.many(_ENDED, self.ended)
-        rows.many(_BLOB, list(self.blobs.values()))
-        rows.many(_USE, list(self.uses.values()))
-
-    def knows(self, execution_id: str) -> bool:
-        return any(row["execution_id"] == execution_id for row in self.executions + self.host_executions)
+    def add(self, sql: str, row: dict[str, Any]) -> None:
+        self._found.setdefault(sql, []).append(row)
 
     def add_blobs(self, execution_id: str, blobs: Mapping[str, bytes]) -> None:
         for digest, data in blobs.items():
-            self.blobs[digest] = {"sha256": digest, "size_bytes": len(data), "data": data}
-            self.uses[execution_id, digest] = {"execution_id": execution_id, "sha256": digest}
+            self.add(_BLOB, {"sha256": digest, "size_bytes": len(data), "data": data})
+            self.add(_USE, {"execution_id": execution_id, "sha256": digest})
+
+    def write(self, rows: Rows) -> None:
+        for sql in _IN_ORDER:
+            if sql in self._found:
+                rows.many(sql, self._found[sql])
+
+    def knows(self, execution_id: str) -> bool:
+        found = (row for sql in (_EXECUTION, _HOST_EXECUTION) for row in self._found.get(sql, ()))
+        return any(row["execution_id"] == execution_id for row in found)
 
 
 class Recorder:
@@ -105,7 +99,7 @@ class Recorder:
         """Keep them; those whose lease is lost get a flaw instead."""
         for write in writes:
             write.flaw = None  # a transaction may be tried twice
-        lock_chains(rows, {record.tenant_id for write in writes for record in write.records})
+        lock_chains(rows, (record.tenant_id for write in writes for record in write.records))
         self._check_leases(rows, writes)
         heads: dict[str, Head] = {}
         tables = _Tables()
@@ -114,15 +108,17 @@ class Recorder:
                 self._add(rows, tables, heads, write)
         tables.write(rows)
         if self.signer is not None:
-            self.signer.written(rows, heads, Counter(row["tenant_id"] for row in tables.records))
+            kept = (record.tenant_id for write in writes if write.flaw is None for record in write.records)
+            self.signer.written(rows, heads, Counter(kept))
 
     def _add(self, rows: Rows, tables: _Tables, heads: dict[str, Head], write: Write) -> None:
         for record, content in zip(write.records, write.contents, strict=True):
             head = heads[record.tenant_id] if record.tenant_id in heads else head_of(rows, record.tenant_id)
             link = linked(head, record, content.data)
             heads[record.tenant_id] = Head(link.sequence, link.hash)
-            tables.records.append(link._asdict())
-            tables.add_blobs(record.execution_id, content.blobs)
+            tables.add(_RECORD, _row(link, record))
+            if content.blobs:
+                tables.add_blobs(record.execution_id, content.blobs)
             self._index(tables, record)
         if write.data is not None:
             execution_id, blobs = write.data
@@ -133,19 +129,16 @@ class Recorder:
 
     def _index(self, tables: _Tables, record: Record) -> None:
         match record:
+            case CallStarted():
+                if record.index == 0:
+                    tables.add(_HOST_EXECUTION, self._execution(record))
             case ExecutionStarted():
                 mode = {"language": record.language, "profile": record.profile, "backend": record.backend}
                 mode |= {"mode": str(record.mode), "parent": record.parent}
-                tables.executions.append(self._execution(record) | mode)
-            case CallStarted():
-                if record.index == 0:
-                    tables.host_executions.append(self._execution(record))
-                tool_id = record.tool_id.replace("\0", "\ufffd")  # PostgreSQL keeps no NUL in a text
-                key = (record.execution_id, tool_id)
-                tables.tools[key] = {"execution_id": record.execution_id, "tool_id": tool_id}
+                tables.add(_EXECUTION, self._execution(record) | mode)
             case ExecutionFinished():
                 ended = {"outcome": record.outcome, "ended_at": microseconds(record.at)}
-                tables.ended.append({"execution_id": record.execution_id, **ended})
+                tables.add(_ENDED, {"execution_id": record.execution_id, **ended})
 
     def _execution(self, record: Record) -> dict[str, Any]:
         return {
@@ -174,6 +167,12 @@ class Recorder:
                     write.flaw = LeaseLost(record.execution_id)
 
 
+def _row(link: Link, record: Record) -> dict[str, Any]:
+    """PostgreSQL keeps no NUL in a text."""
+    tool_id = record.tool_id.replace("\0", "\ufffd") if isinstance(record, CallStarted) else None
+    return {**link._asdict(), "tool_id": tool_id}
+
+
 def _is_known(rows: Rows, execution_id: str) -> bool:
     binds = {"execution_id": execution_id}
     return bool(rows.fetch("SELECT 1 FROM journal_executions WHERE execution_id = :execution_id", binds))
@@ -197,5 +196,5 @@ def head_of(rows: Rows, tenant_id: str) -> Head:
 def append_own(rows: Rows, record: Record) -> Link:
     """A record of the journal itself, in the transaction under way; its chain is locked."""
     link = linked(head_of(rows, record.tenant_id), record, content_of(record).data)
-    rows.many(_RECORD, [link._asdict()])
+    rows.many(_RECORD, [_row(link, record)])
     return link

@@ -1,9 +1,12 @@
 """What the ledger tells: every change, removal and move, and where; and what signatures add."""
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import anyio
 import pytest
@@ -15,10 +18,12 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest, JournalCorrupt
 from gateway.journal.base import (
+    RECORDS,
     Blob,
     CallFinished,
     CallStatus,
     ExecutionFinished,
+    Mode,
     Retention,
     arguments_sha256,
 )
@@ -73,6 +78,36 @@ def test_any_record_is_canonical_and_comes_back(value: Any, error: Any, seconds:
     assert references(json.loads(content.data)) == large == list(content.blobs)
 
 
+@pytest.mark.parametrize("text", ['"\\/', "\x00\x1f\x7f\b\f\n\r\t", "\u2028é\U0001f600\ue000"])
+@pytest.mark.parametrize("kind", RECORDS)
+def test_every_kind_is_canonical_whatever_its_texts(kind: str, text: str) -> None:
+    samples: dict[Any, Any] = {
+        str: text,
+        int: 2**53 - 1,
+        bool: True,
+        float: 1e-7,
+        datetime: NOW.astimezone(timezone(timedelta(hours=2))),
+        CallStatus: CallStatus.FAILED,
+        Mode: Mode.REPLAY,
+        tuple[str, ...]: (text, "b", "a"),
+        Any: [{text: text, "a": 1.0}],
+        Mapping[str, Any]: {text: 1.0, "a": text},
+        Blob: Blob.of_text(text),
+        tuple[Blob, ...]: (Blob.of(b"\xff" + text.encode()), Blob.of_text(text)),
+        Mapping[str, Blob]: {text: Blob.of(b"\xff"), "a": Blob.of_text(text)},
+    }
+    hints = get_type_hints(RECORDS[kind])
+    values = {
+        field.name: next(sample for hint, sample in samples.items() if hints[field.name] in (hint, hint | None))
+        for field in dataclasses.fields(RECORDS[kind])
+    }
+    record = RECORDS[kind](**values)
+    content = content_of(record).data
+    assert rfc8785.dumps(json.loads(content)) == content
+    assert set(json.loads(content)) == {"kind", *values}
+    assert record_of(content) == record
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"kind":"no"}', b'{"kind":"call_started","index":"x"}', b"\xff"])
 def test_what_is_no_record_is_said_so(data: bytes) -> None:
     with pytest.raises(MalformedRecord):
@@ -106,8 +141,8 @@ CHANGES = {
     ),
     "an addition": (
         (
-            "INSERT INTO journal_records SELECT tenant_id, 9, execution_id, kind, content, content_sha256, hash "
-            f"FROM journal_records {OF} 8"
+            "INSERT INTO journal_records SELECT tenant_id, 9, execution_id, kind, tool_id, content, content_sha256, "
+            f"hash FROM journal_records {OF} 8"
         ),
         "acme",
         9,

@@ -145,7 +145,7 @@ async def test_what_fails_is_said_by_a_server_without_our_tables(server: Postgre
     journal = SqlJournal(server.url)
     await journal.append(*whole("e"))
     connection = await asyncpg.connect(server.url)
-    await connection.execute("UPDATE journal_schema SET version = 2")
+    await connection.execute("UPDATE journal_schema SET version = 3")
     await connection.close()
     other = SqlJournal(server.url)
     with pytest.raises(InvalidRequest, match="upgrade"):

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -17,7 +18,7 @@ import pytest
 
 from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, LeaseLost
 from gateway.journal import sqlite
-from gateway.journal.base import Blob, CallStarted, Record
+from gateway.journal.base import Blob, CallStarted, Record, Retention
 from gateway.journal.jobs import Job
 from gateway.journal.owner import is_gone, this_process
 from gateway.journal.sql import SqlJournal
@@ -126,13 +127,26 @@ async def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
     await journal.append(started("e"))
     await journal.aclose()
     with raw(path) as connection:
-        connection.execute("UPDATE journal_schema SET version = 2")
+        connection.execute("UPDATE journal_schema SET version = 3")
     journal = at(path)
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match=r"version 2 .* knows 1; upgrade"):
+        with pytest.raises(InvalidRequest, match=r"version 3 .* knows 2; upgrade"):
             await journal.append(started("f"))
         with pytest.raises(InvalidRequest, match="upgrade"):
             await journal.records("e")
+    await journal.aclose()
+
+
+async def test_an_older_journal_is_left_to_who_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = at(path)
+    await journal.append(started("e"))
+    await journal.aclose()
+    with raw(path) as connection:
+        connection.execute("UPDATE journal_schema SET version = 1")
+    journal = at(path)
+    with pytest.raises(InvalidRequest, match=r"version 1 .* knows 2; keep it for the toolexec that wrote it"):
+        await journal.append(started("f"))
     await journal.aclose()
 
 
@@ -402,8 +416,60 @@ async def test_a_process_that_lives_is_at_work_on_its_executions(tmp_path: Path)
     await other.aclose()
 
 
+async def test_every_wait_ends_one_by_one_and_those_that_come_later(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqlJournal(f"sqlite:///{path}", wait_seconds=0.3)
+    await journal.append(started("e"))
+    ended_after: list[float] = []
+
+    async def hangs(index: int) -> None:
+        begun = anyio.current_time()
+        with pytest.raises(JournalUnavailable, match=r"within 0\.3 s"):
+            await journal.append(call("e", index))
+        ended_after.append(anyio.current_time() - begun)
+
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for index in range(3):
+                    tasks.start_soon(hangs, index)
+                    await anyio.sleep(0.1)
+            await hangs(3)  # no wait was left when it began
+    assert len(ended_after) == 4
+    assert min(ended_after) > 0.2  # each had its own time, not that of the first
+    await journal.aclose()
+
+
+def test_a_journal_serves_one_loop_after_another(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqlJournal(f"sqlite:///{path}", wait_seconds=0.3)
+    for number in range(2):
+        asyncio.run(journal.append(started(f"e{number}")))
+
+    async def hangs() -> None:
+        with anyio.fail_after(5), pytest.raises(JournalUnavailable, match=r"within 0\.3 s"):
+            await journal.append(started("e2"))
+        await journal.aclose()
+
+    with raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        asyncio.run(hangs())
+
+
+async def test_what_was_deleted_leaves_not_even_the_names_of_tools(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = at(path)
+    await journal.append(started("open"), call("open", 0), *whole("e"))
+    await journal.prune(Retention(older_than=timedelta(0)))
+    await journal.aclose()
+    with raw(path) as connection:
+        found = connection.execute("SELECT execution_id FROM journal_records WHERE tool_id IS NOT NULL").fetchall()
+    assert found == [("open",)]
+
+
 async def test_who_was_taken_for_dead_writes_no_more_of_it(tmp_path: Path) -> None:
-    zombie = SqlJournal(f"sqlite:///{tmp_path}/journal.db", host_ttl_seconds=0.05)
+    zombie = SqlJournal(f"sqlite:///{tmp_path}/journal.db", host_ttl_seconds=3600)
     await zombie.append(started("e"), call("e", 0))
     monkey = at(tmp_path / "journal.db")
     await zombie._store.step(lambda rows: rows.run("UPDATE journal_leases SET expires_at = 0"))  # it slept
