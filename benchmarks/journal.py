@@ -1,8 +1,11 @@
 """What it costs to keep records in a file: on calls, on executions, and to check them."""
 
+import asyncio
 import os
+import queue
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +15,8 @@ from pathlib import Path
 import anyio
 from figures import Figure, added, by_turns, rounds, spread, timed, timed_sync
 
-from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Record
+from gateway.journal.base import Blob, CallFinished, CallStarted, CallStatus, Journal, Lease, Record
+from gateway.journal.memory import MemoryJournal
 from gateway.journal.sql import SqlJournal
 from sandbox import AsyncExec
 
@@ -67,12 +71,51 @@ def sync_reference(folder: Path, count: int) -> Figure:
     return spread("journal: reference, one sync of the disk", "µs", seconds)
 
 
+class BareLog(MemoryJournal):
+    """The least that is durable without blocking the event loop: in a thread, a page that is written and synced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._waiting: queue.SimpleQueue[asyncio.Future[None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    async def append(self, *records: Record, lease: Lease | None = None) -> None:
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.put(written)
+        await written
+        await super().append(*records, lease=lease)
+
+    async def aclose(self) -> None:
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
+        await super().aclose()
+
+    def _work(self) -> None:
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT)
+        while (written := self._waiting.get()) is not None:
+            os.pwrite(file, b"y" * 4096, 0)
+            os.fdatasync(file)
+            written.get_loop().call_soon_threadsafe(written.set_result, None)
+        os.close(file)
+
+
 async def calls(folder: Path, count: int) -> list[Figure]:
+    log = BareLog(folder / "log")
     starts = SqlJournal(f"sqlite:///{folder}/starts.db", synchronous="starts")
-    async with host_at(None) as bare, host_at(folder / "calls.db") as kept, host_at(starts) as half:
+    async with (
+        host_at(None) as bare,
+        host_at(log) as least,
+        host_at(folder / "calls.db") as kept,
+        host_at(starts) as half,
+    ):
 
         async def without() -> None:
             await bare.run_tool("nothing")
+
+        async def with_log() -> None:
+            await least.run_tool("nothing")
 
         async def with_journal() -> None:
             await kept.run_tool("nothing")
@@ -83,9 +126,10 @@ async def calls(folder: Path, count: int) -> list[Figure]:
         for _ in range(1000):  # until their logs are overwritten, not made longer: half the time
             await with_journal()
             await with_half()
-        one, other, third = await by_turns(count, without, with_journal, with_half)
+        one, log_too, other, third = await by_turns(count, without, with_log, with_journal, with_half)
     return [
         spread("journal: run_tool, records in memory", "µs", one),
+        spread("journal: reference, what two syncs in a thread add to it", "µs", added(log_too, one)),
         spread("journal: what SQLite adds to it, two syncs", "µs", added(other, one), target=300),
         spread('journal: the same with synchronous="starts"', "µs", added(third, one), target=300),
     ]
@@ -150,7 +194,7 @@ async def records(folder: Path, count: int) -> list[Figure]:
 
 
 @asynccontextmanager
-async def host_at(where: Path | SqlJournal | None) -> AsyncIterator[AsyncExec]:
+async def host_at(where: Path | Journal | None) -> AsyncIterator[AsyncExec]:
     async with AsyncExec(journal=f"sqlite:///{where}" if isinstance(where, Path) else where) as host:
 
         @host.tool
