@@ -206,6 +206,24 @@ async def test_a_lock_that_is_held_makes_the_caller_wait_or_time_out(postgres: P
         await execute(writer, "DROP TABLE locked")
 
 
+async def test_a_table_that_changes_under_a_prepared_statement(reader: SqlDatabase, writer: SqlDatabase) -> None:
+    await execute(writer, "CREATE TABLE changing AS SELECT 1 AS a")
+    try:
+        assert await rows(reader, "SELECT * FROM changing") == [{"a": 1}]
+        await execute(writer, "ALTER TABLE changing ALTER COLUMN a TYPE text, ADD COLUMN b integer")
+        assert await rows(reader, "SELECT * FROM changing") == [{"a": "1", "b": None}]
+    finally:
+        await execute(writer, "DROP TABLE changing")
+
+
+async def test_a_connection_keeps_so_many_statements_prepared(postgres: Postgres) -> None:
+    async with opened(postgres.url, pool_size=1) as database:
+        for number in range(130):
+            assert await rows(database, f"SELECT {number} AS n, 1 AS one") == [{"n": number, "one": 1}]
+        (found,) = await rows(database, "SELECT count(*) AS n FROM pg_prepared_statements")
+    assert 90 <= int(str(found["n"])) <= 105
+
+
 async def test_a_restart_is_one_clear_error_and_then_all_is_well(postgres: Postgres) -> None:
     async with opened(postgres.url, pool_size=3, functions=SLEEP) as database:
         async with anyio.create_task_group() as group:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,28 +10,27 @@ from sqlalchemy import Connection, CursorResult, TextClause, bindparam, inspect,
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import DBAPIError
 
-from gateway.base import MAX_RESULT_BYTES, JsonValue
+from gateway.base import JsonValue
 from gateway.errors import PayloadTooLarge, ToolFailed
-from gateway.payload import encode
+from gateway.providers.sql import cursor
 from gateway.providers.sql.guard import Statement
 from gateway.providers.sql.postgres import MAX_RECEIVED_BYTES, Inlet
+from gateway.providers.sql.rows import BATCH, Rows
 from gateway.providers.sql.target import Target
-from gateway.providers.sql.values import json_value
 
 MAX_TABLES = 200
 """Tables that one description lists."""
 
-_BATCH = 50
-"""Rows fetched at a time: what the host holds beyond the rows it has looked at."""
-
-_OVERHEAD_BYTES = 1000  # of a result around its rows, but for the names of the columns
 _MYSQL_JSON = 245
 
 
 def read(connection: Connection, target: Target, statement: Statement, values: Mapping[str, Any]) -> JsonValue:
     """The rows of a statement that only reads, fetched as far as they are wanted."""
+    if target.dialect == "postgres" and not statement.lists:
+        with _watched(connection, target):
+            return cursor.read(connection, _clause(statement), values, target.max_rows).answer()
     _begin_reading(connection, target)
-    options = {"stream_results": True, "max_row_buffer": _BATCH}
+    options = {"stream_results": True, "max_row_buffer": BATCH}
     with _watched(connection, target):
         result = connection.execute(_clause(statement), values, execution_options=options)
         answer = _rows(result, target)
@@ -108,38 +106,15 @@ def _clause(statement: Statement) -> TextClause:
 
 
 def _rows(result: CursorResult[Any], target: Target) -> dict[str, JsonValue]:
-    columns = _distinct(list(result.keys()))
-    structured = _json_columns(result, target)
-    rows: list[JsonValue] = []
-    left_bytes = MAX_RESULT_BYTES - _OVERHEAD_BYTES - len(encode(columns))
+    rows = Rows(result.keys(), target.max_rows, _json_columns(result, target))
     is_more = True
     while is_more:
-        batch = result.fetchmany(_BATCH)
-        is_more = len(batch) == _BATCH  # fewer are the last ones: to ask again would be another turn of the driver
+        batch = result.fetchmany(BATCH)
+        is_more = len(batch) == BATCH  # fewer are the last ones: to ask again would be another turn of the driver
         for values in batch:
-            row = {name: json_value(value) for name, value in zip(columns, values, strict=True)}
-            for name in structured & row.keys():
-                row[name] = json.loads(row[name]) if isinstance(row[name], str) else row[name]
-            size = len(encode(row)) + 1
-            if size > left_bytes and not rows:
-                raise PayloadTooLarge("a row", size, left_bytes)
-            if size > left_bytes or len(rows) == target.max_rows:
-                return {"columns": columns, "rows": rows, "row_count": len(rows), "truncated": True}
-            left_bytes -= size
-            rows.append(row)
-    return {"columns": columns, "rows": rows, "row_count": len(rows), "truncated": False}
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """A second `id` is `id_2`: rows are objects, and none of their values may get lost."""
-    found: dict[str, None] = {}
-    for name in names:
-        candidate, number = name, 1
-        while candidate in found:
-            number += 1
-            candidate = f"{name}_{number}"
-        found[candidate] = None
-    return list(found)
+            if not rows.add(values):
+                return rows.answer()
+    return rows.answer()
 
 
 def _json_columns(result: CursorResult[Any], target: Target) -> set[str]:
