@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 JsonValue: TypeAlias = Any
 """None, bool, int, finite float, str, list of JsonValue, dict of str to JsonValue. Checked where bytes are decoded."""
 
 DetailLevel: TypeAlias = Literal["summary", "schema", "full"]
+LEVELS: tuple[DetailLevel, ...] = get_args(DetailLevel)
 
 MAX_ARGUMENTS_BYTES = 1 << 20
 """Largest arguments of one call, as JSON."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener"
@@ -34,6 +35,22 @@ class TlsPort:
     certificate: bytes = field(repr=False)
     key: bytes = field(repr=False)
     authority: bytes = field(repr=False)
+
+
+class Listener:
+    """A socket for one guest. Its token alone is good here; the sandbox that asked for it closes it."""
+
+    def __init__(
+        self, address: str, stop: Callable[[], Awaitable[object]], closed: Callable[["Listener"], None]
+    ) -> None:
+        self._stop = stop
+        self._closed = closed
+        self.address = address
+
+    async def aclose(self) -> None:
+        """Hang up on who is there, stop listening and remove the socket. Idempotent."""
+        self._closed(self)
+        await self._stop()
 
 
 def new_token() -> str:

@@ -4,14 +4,14 @@ A guest that must not see that folder gets a socket of its own, on which no toke
 """
 
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from gateway._grpc import grpc
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint, TlsPort, new_token, token_key
+from gateway.endpoint import Endpoint, Listener, TlsPort, new_token, token_key
 from gateway.errors import Closed
 from gateway.frames import MAX_GUEST_FRAME_BYTES, MAX_HOST_FRAME_BYTES
 from gateway.service import GatewayService, Lookup
@@ -22,20 +22,6 @@ OPTIONS = (
     ("grpc.max_send_message_length", MAX_HOST_FRAME_BYTES),
     ("grpc.so_reuseport", 0),
 )
-
-
-class Listener:
-    """A socket for one guest. Its token alone is good here; the sandbox that asked for it closes it."""
-
-    def __init__(self, server: "grpc.aio.Server", address: str, closed: Callable[["Listener"], None]) -> None:
-        self._server = server
-        self._closed = closed
-        self.address = address
-
-    async def aclose(self) -> None:
-        """Hang up on who is there, stop listening and remove the socket. Idempotent."""
-        self._closed(self)
-        await self._server.stop(grace=0)
 
 
 class GatewayServer:
@@ -126,7 +112,7 @@ class GatewayServer:
 
     async def _started(self, server: "grpc.aio.Server", address: str) -> Listener:
         await server.start()
-        listener = Listener(server, address, self._listeners.discard)
+        listener = Listener(address, partial(server.stop, grace=0), self._listeners.discard)
         self._listeners.add(listener)
         return listener
 

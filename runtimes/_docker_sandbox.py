@@ -10,9 +10,8 @@ from typing import Any
 
 import anyio
 
-from gateway.endpoint import Endpoint, TlsPort
+from gateway.endpoint import Endpoint, Listener, TlsPort
 from gateway.errors import BackendUnavailable, SandboxError
-from gateway.server import Listener
 from runtimes._background import Tasks
 from runtimes._cgroup import Cgroup, Counted
 from runtimes._container import INSIDE_ADDRESS, SOCKET_NAME, agent_config, ending_of

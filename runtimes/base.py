@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from anyio.abc import TaskGroup
 
 from gateway.attachment import Attachment
-from gateway.endpoint import Endpoint, TlsPort
+from gateway.endpoint import Endpoint, Listener, TlsPort
 from gateway.errors import Closed
 from gateway.frames import StreamName
-from gateway.server import Listener
 from runtimes._background import BackendTasks, SandboxTasks
 from runtimes.limits import LimitName
 

@@ -5,17 +5,20 @@ import math
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
 
 from gateway.attachment import Attachment
 from gateway.errors import Busy, Closed, ProtocolError, SandboxError, SandboxLost
-from gateway.server import GatewayServer
 from runtimes._background import said
 from runtimes._pace import Pace
 from runtimes.base import Backend, Sandbox, SandboxSpec
 from runtimes.supervisor import end
+
+if TYPE_CHECKING:
+    from gateway.server import GatewayServer  # whoever has one has loaded gRPC
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class Pool:
         self,
         backend: Backend,
         spec: SandboxSpec,
-        server: GatewayServer,
+        server: "GatewayServer",
         tasks: TaskGroup,
         size: int,
         idle_seconds: float = math.inf,
@@ -307,7 +310,7 @@ class Pool:
 class Pools:
     """The pools of one host, by backend and spec; at most `MAX_SPECS` are kept warm, each for `idle_seconds` unused."""
 
-    def __init__(self, server: GatewayServer, tasks: TaskGroup, idle_seconds: float = math.inf) -> None:
+    def __init__(self, server: "GatewayServer", tasks: TaskGroup, idle_seconds: float = math.inf) -> None:
         self._server = server
         self._tasks = tasks
         self._idle_seconds = idle_seconds

@@ -8,13 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.approvals import PendingApproval
+import sandbox
 from gateway.errors import InvalidRequest
 from sandbox._exit import complete
 from sandbox._journal import JSON, TENANT, URL, journal_url
 from sandbox._options import tools_at
 from sandbox._render import Screen, as_json, visible
-from sandbox.exec import AsyncExec
 
 Answer = TypeVar("Answer")
 
@@ -68,16 +67,18 @@ def edit(
 ) -> None:
     """Let the call be made with other arguments."""
 
-    async def ask(host: AsyncExec) -> None:
+    async def ask(host: "sandbox.AsyncExec") -> None:
         host.register(*(tool for where in tools for tool in tools_at(where)))
         await host.edit(approval, _object(arguments), by=by)
 
     _ask(url, ask)
 
 
-def _ask(url: str | None, ask: Callable[[AsyncExec], Awaitable[Answer]], *, json_output: bool = False) -> Answer:
+def _ask(
+    url: str | None, ask: "Callable[[sandbox.AsyncExec], Awaitable[Answer]]", *, json_output: bool = False
+) -> Answer:
     async def work() -> Answer:
-        host = AsyncExec(journal=journal_url(url))
+        host = sandbox.AsyncExec(journal=journal_url(url))
         try:
             return await ask(host)
         finally:
@@ -96,7 +97,7 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _table(found: tuple[PendingApproval, ...]) -> Table:
+def _table(found: "tuple[sandbox.PendingApproval, ...]") -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("approval", "tool", "arguments", "reason", "expires"):
         table.add_column(name, overflow="fold")

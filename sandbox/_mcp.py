@@ -12,12 +12,12 @@ from typing import Annotated
 import anyio
 import typer
 
+import sandbox
 from gateway.context import Caller
 from gateway.errors import InvalidRequest
 from sandbox._exit import complete
 from sandbox._options import parse_limits, tools_at
 from sandbox._render import Screen
-from sandbox.exec import AsyncExec
 
 TOKEN = "TOOLEXEC_MCP_TOKEN"  # noqa: S105 - the name of a variable
 """Where the token is looked for in the environment when no file is named."""
@@ -60,7 +60,7 @@ def mcp(
     async def serve() -> None:
         from sandbox.server.mcp import McpServer  # noqa: PLC0415 - an extra's
 
-        async with aclosing(AsyncExec(allow_unsafe=allow_unsafe or None)) as exec:
+        async with aclosing(sandbox.AsyncExec(allow_unsafe=allow_unsafe or None)) as exec:
             exec.register(*(tool for where in tools or () for tool in tools_at(where)))
             server = McpServer(
                 exec,

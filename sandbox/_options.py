@@ -9,7 +9,6 @@ from typing import Any
 
 from gateway.artifacts import Artifact, is_plain
 from gateway.errors import InvalidRequest, SandboxError
-from gateway.providers.function import function_tool
 from gateway.tools.model import Tool, ToolId
 from runtimes.limits import SECONDS, Limits
 
@@ -121,6 +120,8 @@ def _tool(found: Any, where: str) -> Tool:
     if isinstance(found, Tool):
         return found
     if callable(found):
+        from gateway.providers.function import function_tool  # noqa: PLC0415 - pydantic, and only needed here
+
         return function_tool(found)
     raise InvalidRequest(
         f"--tools {where}: expected a function, a Tool, a list of these or a mapping of names to these, "

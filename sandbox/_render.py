@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from gateway.health import HealthStatus, HealthSummary
+import sandbox
 from gateway.journal.base import CallStatus, ToolCall
 from runtimes.base import Capabilities
 from sandbox.profile import PROFILES
@@ -30,12 +30,7 @@ MAX_VALUE_CHARS = 2000
 
 STYLES = {CallStatus.COMPLETED: "green", CallStatus.FAILED: "red", CallStatus.REFUSED: "yellow"}
 
-HEALTH_STYLES = {
-    HealthStatus.HEALTHY: "green",
-    HealthStatus.DEGRADED: "yellow",
-    HealthStatus.UNHEALTHY: "red",
-    HealthStatus.UNKNOWN: "dim",
-}
+HEALTH_STYLES = {"healthy": "green", "degraded": "yellow", "unhealthy": "red", "unknown": "dim"}
 
 
 class Screen:
@@ -179,7 +174,7 @@ def _details(details: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[t
             yield name, str(fact).replace("\t", " ")
 
 
-def show_health(found: HealthSummary) -> None:
+def show_health(found: "sandbox.HealthSummary") -> None:
     """One line for each tool and source: what it is, how it is, how long it took to say so, and what is wrong."""
     console = Console(highlight=False, soft_wrap=True)
     rows = [(one.tool_id, one.status, one.latency_seconds, one.message) for one in found.tools]

@@ -9,12 +9,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+import sandbox
 from sandbox._exit import ExitCode, complete, exit_code
 from sandbox._journal import EXECUTION, JSON, URL, journal_url
 from sandbox._options import read_code, tools_at
 from sandbox._render import Screen, as_json, visible
-from sandbox.durable import ReplayReport
-from sandbox.exec import AsyncExec
 from sandbox.result import ExecutionResult
 
 Answer = TypeVar("Answer")
@@ -48,7 +47,7 @@ def replay(
     Exits with 1 when something differs.
     """
 
-    async def ask(host: AsyncExec) -> ReplayReport:
+    async def ask(host: "sandbox.AsyncExec") -> "sandbox.ReplayReport":
         snippet = None if code is None else read_code(str(code))
         return await host.replay(execution_id, backend=backend, code=snippet)
 
@@ -84,20 +83,20 @@ def resume(
 def _ask(
     url: str | None,
     tools: list[str] | None,
-    ask: Callable[[AsyncExec], Awaitable[Answer]],
+    ask: "Callable[[sandbox.AsyncExec], Awaitable[Answer]]",
     *,
     allow_unsafe: bool,
     json_output: bool,
 ) -> Answer:
     async def work() -> Answer:
-        async with AsyncExec(journal=journal_url(url), allow_unsafe=allow_unsafe or None) as host:
+        async with sandbox.AsyncExec(journal=journal_url(url), allow_unsafe=allow_unsafe or None) as host:
             host.register(*(tool for where in tools or () for tool in tools_at(where)))
             return await ask(host)
 
     return complete(work(), Screen(), json_output=json_output)
 
 
-def _show(report: ReplayReport) -> None:
+def _show(report: "sandbox.ReplayReport") -> None:
     out = Console(soft_wrap=True, highlight=False)
     how = "the same" if report.same else "not the same"
     exact = ", to the last byte" if report.same and report.exact else ""

@@ -9,14 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.base import DetailLevel, ToolSummary
+import sandbox
+from gateway.base import LEVELS, DetailLevel, ToolSummary
 from gateway.errors import InvalidRequest
-from gateway.health import HealthStatus, HealthSummary
-from gateway.tools.docs import LEVELS
 from sandbox._exit import ExitCode, complete
 from sandbox._options import read_code, tools_at
 from sandbox._render import Screen, as_json, show_health, visible
-from sandbox.exec import AsyncExec
 
 Answer = TypeVar("Answer")
 
@@ -39,7 +37,7 @@ def list_tools(
 ) -> None:
     """All tools, by id."""
 
-    async def ask(host: AsyncExec) -> list[ToolSummary]:
+    async def ask(host: "sandbox.AsyncExec") -> list[ToolSummary]:
         page = await host.list_tools(namespace=namespace)
         found = [*page.tools]
         while page.cursor is not None:
@@ -60,7 +58,7 @@ def search(
 ) -> None:
     """The tools that fit these words best."""
 
-    async def ask(host: AsyncExec) -> list[ToolSummary]:
+    async def ask(host: "sandbox.AsyncExec") -> list[ToolSummary]:
         return list(await host.search_tools(query, limit))
 
     _show(_ask(tools, ask, json_output=json_output), json_output=json_output)
@@ -76,9 +74,9 @@ def show(
     """What one tool is for and how to call it, as JSON."""
     if level not in LEVELS:
         raise typer.BadParameter(f"there are {', '.join(LEVELS)}", param_hint="--level")
-    known: DetailLevel = level  # type: ignore[assignment]  # checked above
+    known: DetailLevel = level
 
-    async def ask(host: AsyncExec) -> Any:
+    async def ask(host: "sandbox.AsyncExec") -> Any:
         return await host.describe_tool(tool_id, known)
 
     _print(_ask(tools, ask))
@@ -88,7 +86,7 @@ def show(
 def stubs(*, tools: TOOLS) -> None:
     """The module `tools` as a snippet sees it, with all types: a .pyi file."""
 
-    async def ask(host: AsyncExec) -> str:
+    async def ask(host: "sandbox.AsyncExec") -> str:
         return await host.tool_stubs()
 
     typer.echo(_ask(tools, ask), nl=False)
@@ -102,7 +100,7 @@ def check(
 ) -> None:
     """Look for errors of type in a snippet; run nothing. Exits with 1 if there are any."""
 
-    async def ask(host: AsyncExec) -> list[str]:
+    async def ask(host: "sandbox.AsyncExec") -> list[str]:
         return [f"{file}:{found}" for found in await host.check_code(read_code(file))]
 
     found = _ask(tools, ask)
@@ -121,7 +119,7 @@ def call(
 ) -> None:
     """Call one tool; print its result as JSON."""
 
-    async def ask(host: AsyncExec) -> Any:
+    async def ask(host: "sandbox.AsyncExec") -> Any:
         given = _arguments(arguments)
         if not stream:
             return await host.run_tool(tool_id, given)
@@ -142,7 +140,7 @@ def call(
 def health(*, tools: TOOLS, json_output: JSON = False) -> None:
     """How the tools are: healthy, degraded, unhealthy or unknown. Exits with 1 if one is unhealthy."""
 
-    async def ask(host: AsyncExec) -> HealthSummary:
+    async def ask(host: "sandbox.AsyncExec") -> "sandbox.HealthSummary":
         return await host.health()
 
     found = _ask(tools, ask, json_output=json_output)
@@ -150,7 +148,7 @@ def health(*, tools: TOOLS, json_output: JSON = False) -> None:
         _print(as_json(found))
     else:
         show_health(found)
-    raise typer.Exit(ExitCode.RAISED if found.status is HealthStatus.UNHEALTHY else ExitCode.COMPLETED)
+    raise typer.Exit(ExitCode.RAISED if found.status is sandbox.HealthStatus.UNHEALTHY else ExitCode.COMPLETED)
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -163,11 +161,13 @@ def _arguments(text: str) -> dict[str, Any]:
     return found
 
 
-def _ask(where: list[str], ask: Callable[[AsyncExec], Awaitable[Answer]], *, json_output: bool = False) -> Answer:
+def _ask(
+    where: list[str], ask: "Callable[[sandbox.AsyncExec], Awaitable[Answer]]", *, json_output: bool = False
+) -> Answer:
     """The answer of an `AsyncExec` that has these tools."""
 
     async def work() -> Answer:
-        async with aclosing(AsyncExec()) as host:
+        async with aclosing(sandbox.AsyncExec()) as host:
             host.register(*(tool for one in where for tool in tools_at(one)))
             return await ask(host)
 

@@ -3,12 +3,12 @@
 import json
 import platform
 import sys
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+import sandbox
 from runtimes.base import Capabilities
 from sandbox import _approvals, _image, _journal, _mcp, _rerun, _tools
 from sandbox._exit import ExitCode, complete, exit_code
@@ -23,7 +23,6 @@ from sandbox._options import (
     write_artifacts,
 )
 from sandbox._render import Screen, as_json
-from sandbox.exec import AsyncExec
 from sandbox.logs import configure_logs
 from sandbox.profile import PROFILES
 from sandbox.result import ExecutionResult
@@ -60,6 +59,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text streams
     app()
+
+
+@app.callback(invoke_without_command=True)
+def toolexec(
+    *, show_version: Annotated[bool, typer.Option("--version", help="Say which versions these are.")] = False
+) -> None:
+    """Each command has a help of its own."""
+    if show_version:
+        version()
+        raise typer.Exit
 
 
 @app.command(epilog=EXIT_CODES)
@@ -106,7 +115,7 @@ def run(
             configure_logs(log)
         code, folder = read_code(file), None if out is None else empty_folder(out)
         # One snippet needs one sandbox: nobody would use what is kept warm beside it.
-        async with AsyncExec(allow_unsafe=allow_unsafe or None, workers=1, pool_size=0) as exec:
+        async with sandbox.AsyncExec(allow_unsafe=allow_unsafe or None, workers=1, pool_size=0) as exec:
             exec.register(*(tool for where in tools or () for tool in tools_at(where)))
             events = exec.stream_code(
                 code,
@@ -143,7 +152,7 @@ def doctor(
     screen = Screen(quiet=json_output)
 
     async def probe() -> dict[str, Capabilities]:
-        async with AsyncExec(workers=1) as exec:
+        async with sandbox.AsyncExec(workers=1) as exec:
             return await screen.patiently(exec.probe())
 
     found = complete(probe(), screen, json_output=json_output)
@@ -160,6 +169,8 @@ def version(
     *, json_output: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False
 ) -> None:
     """Say which versions these are."""
+    from importlib.metadata import version as installed_version  # noqa: PLC0415 - slow to import
+
     found = {
         "toolexec": installed_version("toolexec"),
         "python": platform.python_version(),

@@ -30,7 +30,6 @@ from gateway.grant import Grant
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
 from gateway.past import Beyond, Past
 from gateway.pipeline import Pipeline
-from gateway.server import GatewayServer
 from gateway.site import TapeLog
 from gateway.suspension import Suspension
 from gateway.tools.access import stubs_for
@@ -52,6 +51,7 @@ from sandbox.watched import watched
 
 if TYPE_CHECKING:
     from gateway.metrics import Metrics
+    from gateway.server import GatewayServer
     from runtimes.check import Diagnostic
     from sandbox.config import Settings  # imported by whoever makes one: see sandbox/exec.py
 
@@ -108,6 +108,8 @@ class Runtime:
 
     async def serve(self, started: Callable[[TaskGroup], None]) -> None:
         """Own server, backends and pools until cancelled; then leave nothing behind. Calls `started` when ready."""
+        from gateway.server import GatewayServer  # noqa: PLC0415 - gRPC, a fifth of our import time, is for guests alone
+
         folder = make_folder()
         try:
             async with GatewayServer(folder) as server, anyio.create_task_group() as tasks:
@@ -301,7 +303,7 @@ class Runtime:
         usual = decision.limits == self._settings.default_limits
         return self._pools.pool(backend, spec, size if usual else min(size, 2))
 
-    def _open(self, folder: Path, server: GatewayServer, tasks: TaskGroup) -> None:
+    def _open(self, folder: Path, server: "GatewayServer", tasks: TaskGroup) -> None:
         self._pools = Pools(server, tasks, self._settings.pool_idle_seconds)
         options = self._settings.backend_options
         for kind, backend in self._classes.items():

@@ -18,6 +18,12 @@ pytest_plugins = ["tests.engines"]
 settings.register_profile("toolexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("toolexec")
 
+# Compiling our modules anew takes every process that a test starts longer than what it is started for.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+FRUGAL = {"TOOLEXEC_WORKERS": "1", "TOOLEXEC_POOL_SIZE": "1"}
+"""Settings for hosts in their own process that run a snippet or two: what they keep warm is started for nothing."""
+
 REQUIRED = frozenset(filter(None, os.environ.get("TOOLEXEC_REQUIRE", "").split(",")))
 
 

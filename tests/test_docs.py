@@ -1,5 +1,6 @@
 """The documents say what is true: links lead somewhere, code runs, lists are those of the code."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from sandbox.cli import EXIT_CODES
 from sandbox.config import Settings
 from sandbox.profile import PROFILES
 from sandbox.tool_settings import ORIGINAL_NAMES, ToolSettings
+from tests.conftest import FRUGAL
 from tests.gateway.test_metrics import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +61,8 @@ def test_python_blocks_run(block: str, tmp_path: Path) -> None:
     file = tmp_path / "block.py"
     file.write_text(block)
     argv = [sys.executable, "-W", "error", str(file)]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    env = os.environ | FRUGAL
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
 
 

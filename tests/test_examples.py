@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Exec
-from tests.conftest import require
+from tests.conftest import FRUGAL, require
 
 pytestmark = pytest.mark.usefixtures("wasm")
 
@@ -28,7 +28,7 @@ def normalised(text: str) -> str:
 def run(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("TOOLEXEC_", "FORCE_"))}
     return subprocess.run(
-        [sys.executable, path], cwd=folder, env=env, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, path], cwd=folder, env=env | FRUGAL, capture_output=True, text=True, timeout=50, check=False
     )
 
 

@@ -4,14 +4,12 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.base import JsonValue
+from gateway.base import LEVELS, JsonValue
 from gateway.errors import InvalidInput
 from gateway.tools.hints import TypeTexts
 from gateway.tools.model import ToolExample
 from gateway.tools.registry import RegisteredTool
 from gateway.tools.words import cut, is_name, summary
-
-LEVELS = ("summary", "schema", "full")
 
 MAX_NOTES = 2000
 MAX_TITLE = 300

@@ -231,6 +231,7 @@ class WasmBackend:
             "folder": str(folder),
             "wasm": str(WASM),
             "digest": DIGEST.read_text().strip(),
+            "wasmtime": version("wasmtime"),
             "cache": str(private_cache()),
             "max_guests": MAX_GUESTS,
             "core": core,

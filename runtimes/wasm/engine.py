@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +136,9 @@ class Ticker:
             self._engine.increment_epoch()
 
 
-def compiled_path(cache: Path, digest: str) -> Path:
-    """Where in `cache` the compiled form of the guest with this digest is, or is to be."""
-    return cache / f"{_fingerprint(digest)}.cwasm"
+def compiled_path(cache: Path, digest: str, release: str) -> Path:
+    """Where in `cache` this release of wasmtime keeps the compiled form of the guest with this digest, or will."""
+    return cache / f"{_fingerprint(digest, release)}.cwasm"
 
 
 def compile_guest(wasm: Path, compiled: Path) -> None:
@@ -154,11 +153,11 @@ def compile_guest(wasm: Path, compiled: Path) -> None:
         partial.rename(compiled)
 
 
-def _fingerprint(digest: str) -> str:
+def _fingerprint(digest: str, release: str) -> str:
     """Changes with the guest, wasmtime, and the processor: compiled code fits one of each."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))]
-    parts = (digest, version("wasmtime"), platform.machine(), *flags[:1])
+    parts = (digest, release, platform.machine(), *flags[:1])
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

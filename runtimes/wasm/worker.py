@@ -76,7 +76,7 @@ def main() -> None:
     config = json.loads(sys.stdin.buffer.readline())
     _confine.die_with_parent(config["parent_pid"])
     cache = Path(config["cache"])
-    compiled = compiled_path(cache, config["digest"])
+    compiled = compiled_path(cache, config["digest"], config["wasmtime"])
     if not compiled.exists():
         # In a process of its own: it needs threads, and Landlock holds only those that start after it.
         argv = [sys.executable, "-I", "-m", "runtimes.wasm.engine", config["wasm"], str(compiled)]

@@ -23,9 +23,8 @@ from typing import Any, TypeAlias
 import anyio
 
 from gateway.attachment import Attachment
-from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint
+from gateway.endpoint import GRPC_ENVIRONMENT, Endpoint, Listener
 from gateway.frames import StreamName
-from gateway.server import Listener
 from runtimes._container import GUEST_FOLDER, SOCKET_FOLDER, agent_config, ending_of
 from runtimes._docker_sandbox import DockerSandbox
 from runtimes._gvisor_site import Site

@@ -304,7 +304,9 @@ def open_cache(tmp_path: Path) -> Path:
 def test_versions_are_said_as_text_and_as_json() -> None:
     found = json.loads(toolexec("version", "--json").stdout)
     assert set(found) == {"toolexec", "python", "platform"}
-    assert toolexec("version").stdout.startswith(f"toolexec {found['toolexec']} (Python ")
+    said = toolexec("version").stdout
+    assert said.startswith(f"toolexec {found['toolexec']} (Python ")
+    assert toolexec("--version").stdout == said
 
 
 def test_help_lists_every_exit_code() -> None:

@@ -14,11 +14,14 @@ import sandbox
 def test_all_is_sorted_and_complete() -> None:
     assert sandbox.__all__ == sorted(sandbox.__all__)
     tree = ast.parse(Path(str(sandbox.__file__)).read_text())
-    imported = [
-        name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names
-    ]
-    assert sandbox.__all__ == sorted(imported)
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {name.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert sandbox.__all__ == sorted(homes)
+    assert homes == sandbox._HOMES
     assert all(getattr(sandbox, name) is not None for name in sandbox.__all__)
+    assert set(sandbox.__all__) <= set(dir(sandbox))
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        sandbox.Nothing  # noqa: B018 - naming it is the point
 
 
 def test_every_public_class_is_documented() -> None:
@@ -32,7 +35,15 @@ def test_importing_loads_no_engine_and_no_command_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "sandbox" in loaded
-    assert loaded.isdisjoint({"wasmtime", "typer", "rich", "docker", "componentize_py", "pytest"})
+    assert loaded.isdisjoint({"wasmtime", "typer", "rich", "docker", "componentize_py", "pytest", "grpc"})
+
+
+def test_the_commands_help_loads_no_host() -> None:
+    code = "import sys, sandbox.cli; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "sandbox._journal" in loaded
+    assert loaded.isdisjoint({"grpc", "pydantic", "jsonschema_rs", "sandbox.exec", "sandbox.runtime"})
 
 
 def test_installed_backends_load_no_engine() -> None:
@@ -45,7 +56,7 @@ def test_installed_backends_load_no_engine() -> None:
 
 
 def test_policies_are_loaded_when_they_are_named() -> None:
-    code = "import sys, sandbox; print(*sys.modules)"
+    code = "import sys, sandbox; sandbox.Exec; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if name.startswith("gateway.policies.")}
     always = {"base", "egress", "store"}  # what a call needs before any policy was chosen

@@ -8,8 +8,7 @@ import platform
 import shutil
 import subprocess
 
-from runtimes.guest.languages import PATH
-from runtimes.guest.languages.javascript import ARGV as NODE
+from runtimes.guest.languages import NODE, PATH
 
 SECONDS = 20.0
 """How long a program may take to say its version: Node, on a busy machine, takes its time."""

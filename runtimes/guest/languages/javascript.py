@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from runtimes.guest.faults import MESSAGE_BYTES, Fault
-from runtimes.guest.languages import PATH, child
+from runtimes.guest.languages import NODE, PATH, child
 from runtimes.guest.outcome import Completed, Ending, Exited, Raised, Request, TooLarge
 from runtimes.guest.source import read_source
 from runtimes.guest.text import cut, plain_int
 from runtimes.guest.tools import MAX_ARGUMENTS_BYTES, GatewayRefusal
-
-ARGV = ("node", "--expose-internals", "--experimental-vm-modules")
-"""Node, with the parser that it has for its own prompt, and leave for snippets to import modules (by Node 18)."""
 
 MAIN = Path(__file__).parent / "node" / "main.js"
 REPORT = ".node-report.json"
@@ -56,7 +53,7 @@ class JavaScript:
         self._channel, self._lines = ours, ours.makefile("rb")
         self._writing = threading.Lock()
         with theirs:
-            argv = [*ARGV, *self._flags(memory_bytes), str(MAIN), str(theirs.fileno())]
+            argv = [*NODE, *self._flags(memory_bytes), str(MAIN), str(theirs.fileno())]
             self._node = child.start(argv, work, {"PATH": PATH}, [theirs.fileno()])
         if not self._read():
             raise ChildProcessError(f"node did not start; it ended with {self._node.wait()}")

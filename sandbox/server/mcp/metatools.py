@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.base import MAX_BATCH, JsonValue
-from gateway.tools.docs import LEVELS
+from gateway.base import LEVELS, MAX_BATCH, JsonValue
 from sandbox.server.mcp.schemas import ANYTHING, ERROR, NUMBER, TEXT, items, shape
 
 _ID = {"type": "string", "description": "name, namespace:name or namespace:name:version"}

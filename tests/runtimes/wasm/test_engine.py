@@ -9,8 +9,7 @@ import pytest
 
 wasmtime = pytest.importorskip("wasmtime")
 
-from runtimes.wasm import engine as module  # noqa: E402 - after the check that there is an engine
-from runtimes.wasm.engine import checked, compiled_path, make_engine  # noqa: E402
+from runtimes.wasm.engine import checked, compiled_path, make_engine  # noqa: E402 - after the check of an engine
 
 ENDLESS = '(module (func (export "run") (loop (br 0))))'
 
@@ -94,10 +93,9 @@ def test_without_the_pooling_door_guests_are_made_on_demand(monkeypatch: pytest.
     assert instance.exports(store)["run"](store) == 7
 
 
-def test_compiled_code_is_kept_by_guest_and_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = compiled_path(tmp_path, "digest")
-    assert compiled_path(tmp_path, "digest") == one
+def test_compiled_code_is_kept_by_guest_and_engine(tmp_path: Path) -> None:
+    one = compiled_path(tmp_path, "digest", "50.0.0")
+    assert compiled_path(tmp_path, "digest", "50.0.0") == one
     assert one.parent == tmp_path
-    assert compiled_path(tmp_path, "other") != one
-    monkeypatch.setattr(module, "version", lambda _: "0.0.0")
-    assert compiled_path(tmp_path, "digest") != one
+    assert compiled_path(tmp_path, "other", "50.0.0") != one
+    assert compiled_path(tmp_path, "digest", "50.0.1") != one
