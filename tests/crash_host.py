@@ -1,16 +1,12 @@
-"""A host that is killed: takes up what is unfinished, then runs executions whose tool has effects in a database.
-
-    python -m tests.crash_host JOURNAL_URL EFFECTS EXECUTIONS SEED [auto]
-
-With `auto` it leaves it to `resume="auto"` to take executions up, and waits until there is none without an end.
-It says `ready` when it begins, and `done` when nothing is left to do.
-"""
+"""A host that is killed: takes up what is unfinished, then runs executions whose tool has effects in a database."""
 
 import asyncio
 import random
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from typing import TypeAlias
 
 import anyio
 
@@ -73,26 +69,39 @@ def add_tools(exec: AsyncExec, effects: str, chance: random.Random) -> None:  # 
         return step
 
 
-async def take_up_by_itself(url: str, effects: str, seed: int) -> None:
+Say: TypeAlias = Callable[[str], None]
+
+
+def run(say: Say, url: str, effects: str, executions: int, seed: int) -> None:
+    """Says `ready` when it begins, and `done` when nothing is left to do."""
+    asyncio.run(main(say, url, effects, executions, seed))
+
+
+def run_by_itself(say: Say, url: str, effects: str, seed: int) -> None:
+    """The same with `resume="auto"`, which takes executions up; waits until there is none without an end."""
+    asyncio.run(take_up_by_itself(say, url, effects, seed))
+
+
+async def take_up_by_itself(say: Say, url: str, effects: str, seed: int) -> None:
     durable.LEASE_SECONDS = LEASE_SECONDS
     journal = SqlJournal(url)
     exec = AsyncExec(journal=journal, workers=1, pool_size=4, resume="auto")
     add_tools(exec, effects, random.Random(seed))  # before it starts: what it takes up calls them
     async with exec:
-        print("ready", flush=True)
+        say("ready")
         with anyio.fail_after(SECONDS):
             while (await journal.executions(ExecutionFilter(outcome=UNFINISHED))).executions:  # noqa: ASYNC110 - processes
                 await anyio.sleep(0.05)
-        print("done", flush=True)
+        say("done")
 
 
-async def main(url: str, effects: str, executions: int, seed: int) -> None:
+async def main(say: Say, url: str, effects: str, executions: int, seed: int) -> None:
     durable.LEASE_SECONDS = LEASE_SECONDS
     room = anyio.CapacityLimiter(IN_FLIGHT)
     journal = SqlJournal(url)
     async with AsyncExec(journal=journal, workers=1, pool_size=4) as exec:
         add_tools(exec, effects, random.Random(seed))
-        print("ready", flush=True)
+        say("ready")
 
         async def run_one(execution_id: str | None) -> None:
             async with room:
@@ -110,12 +119,4 @@ async def main(url: str, effects: str, executions: int, seed: int) -> None:
                 tasks.start_soon(run_one, found.execution_id)
             for _ in range(executions):
                 tasks.start_soon(run_one, None)
-        print("done", flush=True)
-
-
-if __name__ == "__main__":
-    url, effects, executions, seed = sys.argv[1:5]
-    if sys.argv[5:] == ["auto"]:
-        asyncio.run(take_up_by_itself(url, effects, int(seed)))
-    else:
-        asyncio.run(main(url, effects, int(executions), int(seed)))
+        say("done")

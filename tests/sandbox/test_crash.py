@@ -1,19 +1,19 @@
 """A host killed at any moment of executions that have effects: what is taken up again ends, once, with all its effects.
 
-`tests/crash_host.py` is the host. The moments come from a seed, which a failure names.
+`tests/crash_host.py` is the host; each is forked from a process that has imported what it needs. The moments come from
+a seed, which a failure names. `make crash` kills 200 hosts, and 60 that write to PostgreSQL.
 """
 
+import multiprocessing
 import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -21,39 +21,49 @@ import pytest
 from gateway.journal.base import EVERYTHING, ExecutionStarted, Mode
 from gateway.journal.sql import SqlJournal
 from runtimes.wasm.backend import WASM
+from tests import crash_host
 from tests.conftest import require
 from tests.contract.test_journals import without_tables
-from tests.crash_host import IN_FLIGHT, STEPS
+from tests.crash_host import STEPS
 from tests.engines import Postgres
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("TOOLEXEC_CRASH_SEED", "7"))
 
-WANTED = 200
-"""Executions that are cut off, at the least."""
+KILLS = int(os.environ.get("TOOLEXEC_CRASH_KILLS", "20"))
+KILLS_IN_POSTGRES = max(1, KILLS * 3 // 10)
+BEGUN = 4
+"""Executions that a host begins; it takes up as well what others have left, once their leases have run out."""
 
-WANTED_IN_POSTGRES = 60
-
-MAX_KILLS = 40
 SECONDS = 60.0
 """Until a host that is not killed has ended everything."""
 
 
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([crash_host.__name__, "gateway.server"])
+
+
 class Host:
-    def __init__(self, url: str, effects: Path, executions: int, seed: int, *more: str) -> None:
-        argv = [sys.executable, "-m", "tests.crash_host", url, str(effects), str(executions), str(seed), *more]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
+    def __init__(self, live: Callable[..., None], *arguments: Any) -> None:
+        self._heard, told = _processes.Pipe(duplex=False)
+        self._process = _processes.Process(target=live, args=(told.send, *arguments))
+        self._process.start()
+        told.close()
+        assert self.hear() == "ready"
+
+    def hear(self) -> object:
+        assert self._heard.poll(SECONDS), "the host says nothing"
+        return self._heard.recv()
 
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.wait()
+        self._process.kill()
+        self._process.join(SECONDS)
 
-    def wait(self) -> str:
-        said, _ = self.process.communicate(timeout=SECONDS)
-        return said
+    def end(self) -> None:
+        assert self.hear() == "done"
+        self._process.join(SECONDS)
+        assert self._process.exitcode == 0
 
 
 def make_effects(path: Path) -> None:
@@ -87,11 +97,11 @@ async def server(postgres: Postgres) -> AsyncIterator[Postgres]:
 
 
 async def test_whatever_was_cut_off_ends_with_every_effect_once(effects: Path) -> None:
-    await crash(f"sqlite:///{effects.parent}/journal.db", effects, WANTED)
+    await crash(f"sqlite:///{effects.parent}/journal.db", effects, KILLS)
 
 
 async def test_the_same_in_postgres(effects: Path, server: Postgres) -> None:
-    await crash(server.url, effects, WANTED_IN_POSTGRES)
+    await crash(server.url, effects, KILLS_IN_POSTGRES)
 
 
 async def test_a_host_takes_up_by_itself_what_another_one_left(effects: Path) -> None:
@@ -109,16 +119,17 @@ async def test_two_hosts_that_take_up_by_themselves_share_what_there_is(effects:
     assert await resumptions(server.url) == dict.fromkeys(left, 1)
 
 
-async def crash(url: str, effects: Path, wanted: int) -> None:
-    cut_off = await kill_hosts(url, effects, random.Random(SEED), wanted)
+async def crash(url: str, effects: Path, kills: int) -> None:
+    most = await kill_hosts(url, effects, random.Random(SEED), kills)
     await end_all(url, effects)
     await check(url, effects, SEED)
-    assert cut_off >= wanted, f"only {cut_off} executions were cut off"
+    print(f"seed {SEED}: {kills} hosts killed, up to {most} executions cut off at once, {count(effects)} effects")
+    assert most > BEGUN
 
 
 async def leave(url: str, effects: Path) -> set[str]:
     """Executions whose host was killed in their middle."""
-    host = await anyio.to_thread.run_sync(Host, url, effects, 10, SEED)
+    host = await anyio.to_thread.run_sync(Host, crash_host.run, url, str(effects), 10, SEED)
     await some_effects(effects, 15)
     await anyio.to_thread.run_sync(host.kill)
     journal = SqlJournal(url)
@@ -133,13 +144,13 @@ async def by_itself(url: str, effects: Path, *, hosts: int) -> None:
     living: list[Host] = []
 
     async def live() -> None:
-        living.append(await anyio.to_thread.run_sync(Host, url, effects, 0, SEED, "auto"))
+        living.append(await anyio.to_thread.run_sync(Host, crash_host.run_by_itself, url, str(effects), SEED))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(hosts):
             tasks.start_soon(live)
     for host in living:
-        assert (await anyio.to_thread.run_sync(host.wait)) == "done\n"
+        await anyio.to_thread.run_sync(host.end)
 
 
 async def resumptions(url: str) -> dict[str, int]:
@@ -155,17 +166,17 @@ async def resumptions(url: str) -> dict[str, int]:
     return dict(found)
 
 
-async def kill_hosts(url: str, effects: Path, chance: random.Random, wanted: int) -> int:
-    cut_off = 0
-    for _ in range(MAX_KILLS):
-        host = await anyio.to_thread.run_sync(Host, url, effects, IN_FLIGHT, chance.randrange(1 << 30))
-        await some_effects(effects, chance.randrange(IN_FLIGHT * STEPS // 2))
+async def kill_hosts(url: str, effects: Path, chance: random.Random, kills: int) -> int:
+    """The most executions that had no end at a time."""
+    most = 0
+    for _ in range(kills):
+        arguments = (crash_host.run, url, str(effects), BEGUN, chance.randrange(1 << 30))
+        host = await anyio.to_thread.run_sync(Host, *arguments)
+        await some_effects(effects, chance.randrange(BEGUN * STEPS // 2))
         await anyio.sleep(chance.uniform(0, 0.05))
         await anyio.to_thread.run_sync(host.kill)
-        cut_off += await unfinished(url)
-        if cut_off >= wanted:
-            break
-    return cut_off
+        most = max(most, await unfinished(url))
+    return most
 
 
 async def some_effects(effects: Path, more: int) -> None:
@@ -188,8 +199,8 @@ async def end_all(url: str, effects: Path) -> None:
     until = time.monotonic() + 2 * SECONDS
     while await unfinished(url):
         assert time.monotonic() < until, "some executions do not end"
-        host = await anyio.to_thread.run_sync(Host, url, effects, 0, 0)
-        assert (await anyio.to_thread.run_sync(host.wait)) == "done\n"
+        host = await anyio.to_thread.run_sync(Host, crash_host.run, url, str(effects), 0, 0)
+        await anyio.to_thread.run_sync(host.end)
 
 
 async def check(url: str, effects: Path, seed: int) -> None:
@@ -199,6 +210,7 @@ async def check(url: str, effects: Path, seed: int) -> None:
     page = await journal.executions(EVERYTHING, limit=1000)
     verification = await journal.verify()
     await journal.aclose()
+    assert page.cursor is None
     assert {one.outcome for one in page.executions} == {"completed"}, f"seed {seed}"
     wanted = {(one.execution_id, step) for one in page.executions for step in range(1, STEPS + 1)}
     assert wanted - set(done) == set(), f"seed {seed}: effects are missing"
