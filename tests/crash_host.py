@@ -83,6 +83,7 @@ async def script(guest: MockGuest) -> list[int]:
     """What SNIPPET does, in a guest that starts at once."""
     for step in (1, 2):
         await guest.run_tool("shop:take", {"step": step, "note": "in sequence"})
+        await anyio.sleep(0.005)  # it thinks
 
     async def one(step: int) -> None:
         await guest.run_tool("shop:peek", {"step": step})
@@ -93,7 +94,7 @@ async def script(guest: MockGuest) -> list[int]:
             tasks.start_soon(one, step)
     calls = [{"tool_id": "shop:take", "arguments": {"step": step, "note": ""}} for step in (6, 7)]
     await guest.ask("run_parallel", {"calls": calls})
-    await anyio.sleep(0.01)  # it thinks
+    await anyio.sleep(0.01)
     return [1, 2, 3, 4, 5]
 
 

@@ -111,6 +111,8 @@ async def outlive(url: str, effects: Path, fail: Callable[[], None], repair: Cal
         for _ in range(3):
             with pytest.raises(JournalUnavailable):
                 await host.execute_code(SNIPPET, backend="mock")
+            with pytest.raises(JournalUnavailable):
+                await host.run_tool("shop:take", {"step": 1, "note": ""})
         assert count(effects) == made
         repair()
         after = await all_records(host.journal)
