@@ -15,7 +15,7 @@ JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo engines test soak crash lint types proto proto-check bench build clean
+.PHONY: help demo engines test soak lint types proto proto-check bench build clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,9 +33,6 @@ test: $(INSTALLED) $(GUEST) ## run the tests (ARGS="-k name" for some of them)
 
 soak: $(INSTALLED) $(GUEST) ## call tools for a minute, and look for what is left or grows
 	@TOOLEXEC_SOAK_SECONDS=60 $(BIN)/python -m pytest tests/sandbox/test_soak.py $(ARGS)
-
-crash: $(INSTALLED) $(GUEST) ## kill 200 hosts at work, and see that nothing is lost and nothing done twice
-	@TOOLEXEC_CRASH_KILLS=200 $(BIN)/python -m pytest -rP tests/sandbox/test_crash.py $(ARGS)
 
 lint: $(INSTALLED) proto-check ## check style, import layers and generated code
 	@$(BIN)/ruff check .

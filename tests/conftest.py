@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from runtimes.base import Capabilities
 from sandbox import Exec
 
-pytest_plugins = ["tests.engines"]
+pytest_plugins = ["tests.engines", "tests.crashing"]
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("toolexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,22 +1,37 @@
-"""A host that is killed: takes up what is unfinished, then runs executions whose tool has effects in a database."""
+"""Hosts that are killed: each takes up what is unfinished, and runs executions whose tool has effects in a database.
+
+`python -m tests.crash_host` imports what they need, once, and forks a host for each line it is given: the fields of a
+`Work` as JSON. A host says its pid, `ready` when its Exec is there, `at work` when a tool is called for the first time,
+what went wrong, and `done` when nothing is left to do. `over` is said when it has ended, in whatever way.
+"""
 
 import asyncio
+import gc
+import json
+import os
 import random
+import signal
 import sqlite3
 import sys
-from collections.abc import Callable
+import traceback
 from contextlib import closing
-from typing import TypeAlias
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import anyio
 
+import gateway.journal.postgres  # noqa: F401 - the forks shall not each import it
+import sandbox.config  # noqa: F401 - likewise
 from gateway.errors import SandboxError
 from gateway.journal.base import ExecutionFilter
 from gateway.journal.listing import UNFINISHED
 from gateway.journal.sql import SqlJournal
 from gateway.payload import Encoded
 from gateway.policies.base import Call, Policies, Proceed
+from runtimes.mock import MockBackend, MockGuest
 from sandbox import AsyncExec, ToolContext, durable
+from sandbox.runtime import installed_backends
 
 SNIPPET = """
 import asyncio, random, time, uuid
@@ -33,9 +48,25 @@ tools.run_parallel([("shop:take", {"step": step, "note": ""}) for step in (6, 7)
 sorted(order)
 """
 STEPS = 7
-IN_FLIGHT = 40
-LEASE_SECONDS = 2.0
 SECONDS = 60.0
+"""How long a host may live."""
+
+LOST = ("sandbox_lost", "journal_unavailable", "lease_lost")
+"""Ends of executions that may be taken up, and that `unfinished` does not list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`executions` are under way at once, with those that are taken up. With `auto` none is begun: `resume="auto"`
+    takes up what there is, and the host waits until there is none without an end."""
+
+    url: str
+    effects: str
+    executions: int
+    seed: int
+    backend: str = "wasm"
+    auto: bool = False
+    lease_seconds: float = 2.0
 
 
 class PerCall:
@@ -48,17 +79,47 @@ class PerCall:
         return await proceed(call)
 
 
+async def script(guest: MockGuest) -> list[int]:
+    """What SNIPPET does, in a guest that starts at once."""
+    for step in (1, 2):
+        await guest.run_tool("shop:take", {"step": step, "note": "in sequence"})
+        await anyio.sleep(0.005)  # it thinks
+
+    async def one(step: int) -> None:
+        await guest.run_tool("shop:peek", {"step": step})
+        await guest.run_tool("shop:take", {"step": step, "note": "at once"})
+
+    async with anyio.create_task_group() as tasks:
+        for step in (3, 4, 5):
+            tasks.start_soon(one, step)
+    calls = [{"tool_id": "shop:take", "arguments": {"step": step, "note": ""}} for step in (6, 7)]
+    await guest.ask("run_parallel", {"calls": calls})
+    await anyio.sleep(0.01)
+    return [1, 2, 3, 4, 5]
+
+
+def say(what: object) -> None:
+    print(what, flush=True)
+
+
 def add_tools(exec: AsyncExec, effects: str, chance: random.Random) -> None:  # noqa: A002 - the project's name for it
+    said: list[str] = []
+
     async def pause() -> None:
-        await anyio.sleep(chance.random() / 50)
+        if not said:
+            said.append("at work")
+            say(said[0])
+        await anyio.sleep(chance.random() / 100)
 
     @exec.tool(namespace="shop", policies=Policies(idempotency=PerCall()))
     async def take(step: int, note: str, context: ToolContext) -> int:
-        """Take one thing; the database takes the same key once."""
+        """Take one thing; the database takes the same key once, and counts how often it came."""
         row = (context.idempotency_key, context.execution_id, step, note)
         await pause()
         with closing(sqlite3.connect(effects, timeout=30)) as database, database:
-            database.execute("INSERT INTO effects VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", row)
+            database.execute(
+                "INSERT INTO effects VALUES (?, ?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET asked = asked + 1", row
+            )
         await pause()
         return step
 
@@ -69,54 +130,62 @@ def add_tools(exec: AsyncExec, effects: str, chance: random.Random) -> None:  # 
         return step
 
 
-Say: TypeAlias = Callable[[str], None]
+async def take_up_by_itself(exec: AsyncExec) -> None:  # noqa: A002 - as above
+    with anyio.fail_after(SECONDS):
+        while (await exec.journal.executions(ExecutionFilter(outcome=UNFINISHED))).executions:  # noqa: ASYNC110 - processes
+            await anyio.sleep(0.05)
 
 
-def run(say: Say, url: str, effects: str, executions: int, seed: int) -> None:
-    """Says `ready` when it begins, and `done` when nothing is left to do."""
-    asyncio.run(main(say, url, effects, executions, seed))
+async def do_all(exec: AsyncExec, work: Work) -> None:  # noqa: A002 - as above
+    room = anyio.CapacityLimiter(max(work.executions, 10))
+
+    async def run_one(execution_id: str | None) -> None:
+        async with room:
+            try:
+                if execution_id is None:
+                    await exec.execute_code(SNIPPET, backend=work.backend)
+                else:
+                    await exec.resume(execution_id)
+            except SandboxError as error:
+                say(f"{error.code}: {error}")
+
+    found = [*await exec.unfinished()]
+    for outcome in LOST:
+        found += (await exec.journal.executions(ExecutionFilter(outcome=outcome), limit=1000)).executions
+    async with anyio.create_task_group() as tasks:
+        for one in found:
+            tasks.start_soon(run_one, one.execution_id)
+        for _ in range(work.executions - len(found)):
+            tasks.start_soon(run_one, None)
 
 
-def run_by_itself(say: Say, url: str, effects: str, seed: int) -> None:
-    """The same with `resume="auto"`, which takes executions up; waits until there is none without an end."""
-    asyncio.run(take_up_by_itself(say, url, effects, seed))
-
-
-async def take_up_by_itself(say: Say, url: str, effects: str, seed: int) -> None:
-    durable.LEASE_SECONDS = LEASE_SECONDS
-    journal = SqlJournal(url)
-    exec = AsyncExec(journal=journal, workers=1, pool_size=4, resume="auto")
-    add_tools(exec, effects, random.Random(seed))  # before it starts: what it takes up calls them
+async def live(work: Work) -> None:
+    durable.LEASE_SECONDS = work.lease_seconds
+    backends = {"mock": MockBackend.scripted(script)} if work.backend == "mock" else installed_backends()
+    resume: Literal["auto"] | None = "auto" if work.auto else None
+    exec = AsyncExec(journal=SqlJournal(work.url), backends=backends, workers=1, pool_size=4, resume=resume)
+    add_tools(exec, work.effects, random.Random(work.seed))  # before it starts: what it takes up calls them
     async with exec:
         say("ready")
-        with anyio.fail_after(SECONDS):
-            while (await journal.executions(ExecutionFilter(outcome=UNFINISHED))).executions:  # noqa: ASYNC110 - processes
-                await anyio.sleep(0.05)
+        await (take_up_by_itself(exec) if work.auto else do_all(exec, work))
         say("done")
 
 
-async def main(say: Say, url: str, effects: str, executions: int, seed: int) -> None:
-    durable.LEASE_SECONDS = LEASE_SECONDS
-    room = anyio.CapacityLimiter(IN_FLIGHT)
-    journal = SqlJournal(url)
-    async with AsyncExec(journal=journal, workers=1, pool_size=4) as exec:
-        add_tools(exec, effects, random.Random(seed))
-        say("ready")
+def fork(work: Work) -> None:
+    if (child := os.fork()) == 0:
+        signal.alarm(round(2 * SECONDS))  # one that hangs dies
+        try:
+            say(os.getpid())
+            asyncio.run(live(work))
+        except BaseException:  # noqa: BLE001 - nothing of it may go on in the fork
+            say(traceback.format_exc())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    say("over")
 
-        async def run_one(execution_id: str | None) -> None:
-            async with room:
-                try:
-                    if execution_id is None:
-                        await exec.execute_code(SNIPPET, backend="wasm")
-                    else:
-                        await exec.resume(execution_id)
-                except SandboxError as error:
-                    print(f"{error.code}: {error}", file=sys.stderr, flush=True)
 
-        async with anyio.create_task_group() as tasks:
-            lost = await journal.executions(ExecutionFilter(outcome="sandbox_lost"), limit=1000)
-            for found in (*await exec.unfinished(), *lost.executions):
-                tasks.start_soon(run_one, found.execution_id)
-            for _ in range(executions):
-                tasks.start_soon(run_one, None)
-        say("done")
+if __name__ == "__main__":
+    gc.freeze()  # so that a fork does not copy all there is when it collects
+    for line in map(json.loads, iter(partial(sys.stdin.readline), "")):
+        fork(Work(**line))

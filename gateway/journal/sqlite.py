@@ -29,6 +29,7 @@ BUSY_SECONDS = 5.0
 
 _FIXES = {
     sqlite3.SQLITE_FULL: "free space on its disk",
+    sqlite3.SQLITE_IOERR_SHMSIZE: "free space on its disk",
     sqlite3.SQLITE_READONLY: "make the file and its folder writable",
     sqlite3.SQLITE_CANTOPEN: "see that its folder exists and is writable",
     sqlite3.SQLITE_PERM: "make the file readable and writable",
@@ -206,9 +207,9 @@ def translated(error: Exception, where: str) -> SandboxError:
     """What went wrong in SQLite or in its files, as one of our errors."""
     if isinstance(error, OSError):
         return JournalUnavailable(where, error.strerror or str(error), "see that its folder exists and is writable")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in _FIXES:
-        return JournalUnavailable(where, str(error), _FIXES[code])
+    code = getattr(error, "sqlite_errorcode", 0)
+    if fix := _FIXES.get(code) or _FIXES.get(code & 0xFF):
+        return JournalUnavailable(where, str(error), fix)
     return JournalCorrupt(where, str(error))
 
 

@@ -1,92 +1,44 @@
 """A host killed at any moment of executions that have effects: what is taken up again ends, once, with all its effects.
 
-`tests/crash_host.py` is the host; each is forked from a process that has imported what it needs. The moments come from
-a seed, which a failure names. `make crash` kills 200 hosts, and 60 that write to PostgreSQL.
+The moments come from a seed, which is printed; TOOLEXEC_CRASH_SEED sets it.
 """
 
-import multiprocessing
 import os
 import random
 import sqlite3
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
-from gateway.journal.base import EVERYTHING, ExecutionStarted, Mode
-from gateway.journal.sql import SqlJournal
-from runtimes.wasm.backend import WASM
-from tests import crash_host
-from tests.conftest import require
+from gateway.journal.base import CallFinished, CallStarted, ExecutionFinished, ExecutionStarted, Mode, Record
 from tests.contract.test_journals import without_tables
-from tests.crash_host import STEPS
+from tests.crash_host import STEPS, Work
+from tests.crashing import Host, Template, all_records, check, end_all, in_sqlite, new_template, opened, some_effects
 from tests.engines import Postgres
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SEED = int(os.environ.get("TOOLEXEC_CRASH_SEED", "7"))
 
-KILLS = int(os.environ.get("TOOLEXEC_CRASH_KILLS", "20"))
-KILLS_IN_POSTGRES = max(1, KILLS * 3 // 10)
-BEGUN = 4
-"""Executions that a host begins; it takes up as well what others have left, once their leases have run out."""
+KILLS = 200
+KILLS_IN_POSTGRES = 40
+KILLS_OF_WASM = 10
+"""How many hosts are killed, at the least, with executions under way that they had begun or taken up."""
 
-SECONDS = 60.0
-"""Until a host that is not killed has ended everything."""
+EARLY = 0.06
+"""The part of the hosts that are killed while they start."""
 
-
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([crash_host.__name__, "gateway.server"])
-
-
-class Host:
-    def __init__(self, live: Callable[..., None], *arguments: Any) -> None:
-        self._heard, told = _processes.Pipe(duplex=False)
-        self._process = _processes.Process(target=live, args=(told.send, *arguments))
-        self._process.start()
-        told.close()
-        assert self.hear() == "ready"
-
-    def hear(self) -> object:
-        assert self._heard.poll(SECONDS), "the host says nothing"
-        return self._heard.recv()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join(SECONDS)
-
-    def end(self) -> None:
-        assert self.hear() == "done"
-        self._process.join(SECONDS)
-        assert self._process.exitcode == 0
-
-
-def make_effects(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("CREATE TABLE effects (key TEXT PRIMARY KEY, execution TEXT, step INTEGER, note TEXT)")
-
-
-async def unfinished(url: str) -> int:
-    journal = SqlJournal(url)
-    try:
-        page = await journal.executions(limit=1000)
-        return sum(one.outcome in ("", "sandbox_lost") for one in page.executions)
-    finally:
-        await journal.aclose()
-
-
-@pytest.fixture
-def effects(tmp_path: Path) -> Path:
-    if not WASM.exists():
-        require("wasm", "the guest is not built")
-    make_effects(tmp_path / "effects.db")
-    return tmp_path / "effects.db"
+IN_FLIGHT = 4
+LEASE_SECONDS = 0.5
+"""Until what a killed host had taken up may be taken up by another."""
 
 
 @pytest.fixture
@@ -96,124 +48,167 @@ async def server(postgres: Postgres) -> AsyncIterator[Postgres]:
     await without_tables(postgres)
 
 
-async def test_whatever_was_cut_off_ends_with_every_effect_once(effects: Path) -> None:
-    await crash(f"sqlite:///{effects.parent}/journal.db", effects, KILLS)
+async def test_whatever_was_cut_off_ends_with_every_effect_once(template: Template, effects: Path) -> None:
+    work = Work(in_sqlite(effects), str(effects), IN_FLIGHT, SEED, "mock", lease_seconds=LEASE_SECONDS)
+    moments = await crash(template, work, KILLS)
+    assert set(moments) == set(MOMENTS), moments
 
 
-async def test_the_same_in_postgres(effects: Path, server: Postgres) -> None:
-    await crash(server.url, effects, KILLS_IN_POSTGRES)
+async def test_the_same_in_postgres(template: Template, effects: Path, server: Postgres) -> None:
+    work = Work(server.url, str(effects), IN_FLIGHT, SEED, "mock", lease_seconds=LEASE_SECONDS)
+    await crash(template, work, KILLS_IN_POSTGRES)
 
 
-async def test_a_host_takes_up_by_itself_what_another_one_left(effects: Path) -> None:
-    url = f"sqlite:///{effects.parent}/journal.db"
-    left = await leave(url, effects)
-    await by_itself(url, effects, hosts=1)
-    await check(url, effects, SEED)
+@pytest.mark.usefixtures("guest")
+async def test_the_same_of_guests_in_wasm(template: Template, effects: Path) -> None:
+    await crash(template, Work(in_sqlite(effects), str(effects), 10, SEED), KILLS_OF_WASM)
+
+
+@pytest.mark.usefixtures("guest")
+async def test_a_host_takes_up_by_itself_what_another_one_left(template: Template, effects: Path) -> None:
+    url = in_sqlite(effects)
+    left = await leave(template, url, effects)
+    await by_itself(url, effects, [template])
+    await check(url, effects)
     assert await resumptions(url) == dict.fromkeys(left, 1)
 
 
-async def test_two_hosts_that_take_up_by_themselves_share_what_there_is(effects: Path, server: Postgres) -> None:
-    left = await leave(server.url, effects)
-    await by_itself(server.url, effects, hosts=2)
-    await check(server.url, effects, SEED)
+@pytest.mark.usefixtures("guest")
+async def test_two_hosts_that_take_up_by_themselves_share_what_there_is(
+    template: Template, effects: Path, server: Postgres
+) -> None:
+    left = await leave(template, server.url, effects)
+    with new_template() as other:
+        await by_itself(server.url, effects, [template, other])
+    await check(server.url, effects)
     assert await resumptions(server.url) == dict.fromkeys(left, 1)
 
 
-async def crash(url: str, effects: Path, kills: int) -> None:
-    most = await kill_hosts(url, effects, random.Random(SEED), kills)
-    await end_all(url, effects)
-    await check(url, effects, SEED)
-    print(f"seed {SEED}: {kills} hosts killed, up to {most} executions cut off at once, {count(effects)} effects")
-    assert most > BEGUN
+async def crash(template: Template, work: Work, wanted: int) -> Counter[str]:
+    """Kill so many hosts; what is left must end as it should. How many kills came at which moments."""
+    print(f"TOOLEXEC_CRASH_SEED={SEED}")
+    killed = await kill_hosts(template, work, random.Random(SEED), wanted)
+    await end_all(template, work)
+    await check(work.url, Path(work.effects))
+    at = await moments_of(killed, work)
+    counts = Counter(moment for moments in at for moment in moments)
+    cut_off = sum(moments != {NOTHING} for moments in at)
+    print(f"{len(at)} kills, {cut_off} of hosts with executions under way:", dict(counts))
+    assert cut_off >= wanted
+    return counts
 
 
-async def leave(url: str, effects: Path) -> set[str]:
+async def kill_hosts(template: Template, work: Work, chance: random.Random, wanted: int) -> list[Host]:
+    """At any moment between the start of a host and its end. Some are killed before they have begun anything, or when
+    all is done; those are not counted here."""
+    until_work, until_done = await times_of_a_run(template, work)
+    killed: list[Host] = []
+    while sum(host.was_at_work for host in killed) < 1.1 * wanted:  # some had just ended the last one
+        host = await template.start(replace(work, seed=chance.randrange(1 << 30)))
+        if chance.random() < EARLY:
+            await anyio.sleep(chance.uniform(0, until_work))
+            await host.die()
+        else:
+            await host.work()
+            await anyio.sleep(chance.uniform(0, until_done))
+            await host.die()
+            until_done *= 1.02 if host.was_at_work else 0.8  # how busy this machine is changes
+        killed.append(host)
+        assert len(killed) < 10 * wanted, "hosts do not come to work"
+    return killed
+
+
+async def times_of_a_run(template: Template, work: Work) -> tuple[float, float]:
+    """Seconds until a host is at work, and from there to its end, when it is not killed."""
+    for _ in range(2):  # the first one finds nothing in caches
+        host = await template.start(work)
+        begun = time.monotonic()
+        await host.work()
+        at_work = time.monotonic()
+        await host.end()
+    return at_work - begun, time.monotonic() - at_work
+
+
+# The moments of a kill, of each execution that was under way
+
+NOTHING = "nothing under way"
+BEFORE = "before an effect"
+AFTER = "between an effect and its record"
+BETWEEN = "between calls"
+LAST = "after the last call"
+TAKEN_UP = "while taken up"
+MOMENTS = (NOTHING, BEFORE, AFTER, BETWEEN, LAST, TAKEN_UP)
+
+
+async def moments_of(killed: Sequence[Host], work: Work) -> list[set[str]]:
+    """At which moments each kill came, as the records and the effects tell."""
+    found: list[set[str]] = [set() for _ in killed]
+    began = [host.began for host in killed]
+    with closing(sqlite3.connect(work.effects)) as database:
+        asked = dict(database.execute("SELECT key, asked FROM effects").fetchall())
+    for execution_id, records in (await records_in(work.url)).items():
+        again = {index for index in range(len(records)) if asked.get(f"{execution_id}/{index}", 0) > 1}
+        for began_at, moments in cuts(records, again):
+            number = bisect_right(began, began_at) - 1
+            if number >= 0 and began_at <= killed[number].killed:
+                found[number] |= moments
+    return [moments or {NOTHING} for moments in found]
+
+
+def cuts(records: Iterable[Record], again: set[int]) -> Iterator[tuple[datetime, set[str]]]:
+    """When each run began that was cut off, and at which moments. `again` are the calls that were made again after they
+    had their effect."""
+    run: ExecutionStarted | None = None
+    begun: set[int] = set()
+    over: set[int] = set()
+    for record in records:
+        if isinstance(record, ExecutionStarted):
+            if run is not None:
+                yield run.at, moments_at(run, begun - over, len(over), again)
+            run = record
+        elif isinstance(record, ExecutionFinished):
+            run = None
+        elif isinstance(record, CallStarted) and record.tool_id == "shop:take":
+            begun.add(record.index)
+        elif isinstance(record, CallFinished) and record.index in begun:
+            over.add(record.index)
+
+
+def moments_at(run: ExecutionStarted, at_work: set[int], over: int, again: set[int]) -> set[str]:
+    moments = {AFTER if index in again else BEFORE for index in at_work} or {LAST if over == STEPS else BETWEEN}
+    return moments | {TAKEN_UP} if run.mode is Mode.RESUME else moments
+
+
+async def records_in(url: str) -> dict[str, list[Record]]:
+    async with opened(url) as journal:
+        return await all_records(journal)
+
+
+async def leave(template: Template, url: str, effects: Path) -> set[str]:
     """Executions whose host was killed in their middle."""
-    host = await anyio.to_thread.run_sync(Host, crash_host.run, url, str(effects), 10, SEED)
+    host = await template.start(Work(url, str(effects), 10, SEED))
     await some_effects(effects, 15)
-    await anyio.to_thread.run_sync(host.kill)
-    journal = SqlJournal(url)
-    left = {one.execution_id for one in await journal.unfinished()}
-    await journal.aclose()
+    await host.die()
+    async with opened(url) as journal:
+        left = {one.execution_id for one in await journal.unfinished()}
     assert left
     return left
 
 
-async def by_itself(url: str, effects: Path, *, hosts: int) -> None:
+async def by_itself(url: str, effects: Path, templates: Iterable[Template]) -> None:
     """Hosts with `resume="auto"`, at the same time, until nothing is left."""
-    living: list[Host] = []
 
-    async def live() -> None:
-        living.append(await anyio.to_thread.run_sync(Host, crash_host.run_by_itself, url, str(effects), SEED))
+    async def live(template: Template) -> None:
+        await (await template.start(Work(url, str(effects), 0, SEED, auto=True))).end()
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(hosts):
-            tasks.start_soon(live)
-    for host in living:
-        await anyio.to_thread.run_sync(host.end)
+        for template in templates:
+            tasks.start_soon(live, template)
 
 
 async def resumptions(url: str) -> dict[str, int]:
     """How often each execution was taken up, of those that were."""
-    journal = SqlJournal(url)
-    page = await journal.executions(EVERYTHING, limit=1000)
     found: Counter[str] = Counter()
-    for one in page.executions:
-        for record in await journal.records(one.execution_id):
-            if isinstance(record, ExecutionStarted) and record.mode is Mode.RESUME:
-                found[one.execution_id] += 1
-    await journal.aclose()
-    return dict(found)
-
-
-async def kill_hosts(url: str, effects: Path, chance: random.Random, kills: int) -> int:
-    """The most executions that had no end at a time."""
-    most = 0
-    for _ in range(kills):
-        arguments = (crash_host.run, url, str(effects), BEGUN, chance.randrange(1 << 30))
-        host = await anyio.to_thread.run_sync(Host, *arguments)
-        await some_effects(effects, chance.randrange(BEGUN * STEPS // 2))
-        await anyio.sleep(chance.uniform(0, 0.05))
-        await anyio.to_thread.run_sync(host.kill)
-        most = max(most, await unfinished(url))
-    return most
-
-
-async def some_effects(effects: Path, more: int) -> None:
-    """Until the host has got somewhere, however slow this machine is just now."""
-    wanted = count(effects) + more
-    until = time.monotonic() + SECONDS
-    while count(effects) < wanted and time.monotonic() < until:  # noqa: ASYNC110 - another process makes them
-        await anyio.sleep(0.01)
-
-
-def count(effects: Path) -> int:
-    with closing(sqlite3.connect(effects)) as database:
-        found: int = database.execute("SELECT count(*) FROM effects").fetchone()[0]
-        return found
-
-
-async def end_all(url: str, effects: Path) -> None:
-    """Leases of hosts that were killed run out; then a host that lives ends the rest. On a busy machine a worker may be
-    lost with its guests, and they are taken up too."""
-    until = time.monotonic() + 2 * SECONDS
-    while await unfinished(url):
-        assert time.monotonic() < until, "some executions do not end"
-        host = await anyio.to_thread.run_sync(Host, crash_host.run, url, str(effects), 0, 0)
-        await anyio.to_thread.run_sync(host.end)
-
-
-async def check(url: str, effects: Path, seed: int) -> None:
-    with closing(sqlite3.connect(effects)) as database:
-        done = Counter(database.execute("SELECT execution, step FROM effects").fetchall())
-    journal = SqlJournal(url)
-    page = await journal.executions(EVERYTHING, limit=1000)
-    verification = await journal.verify()
-    await journal.aclose()
-    assert page.cursor is None
-    assert {one.outcome for one in page.executions} == {"completed"}, f"seed {seed}"
-    wanted = {(one.execution_id, step) for one in page.executions for step in range(1, STEPS + 1)}
-    assert wanted - set(done) == set(), f"seed {seed}: effects are missing"
-    assert {key: count for key, count in done.items() if count != 1} == {}, f"seed {seed}: effects were done twice"
-    assert set(done) <= wanted, f"seed {seed}: effects of nobody"
-    assert verification.ok, verification.findings
+    for execution_id, records in (await records_in(url)).items():
+        found[execution_id] += sum(isinstance(one, ExecutionStarted) and one.mode is Mode.RESUME for one in records)
+    return dict(+found)
