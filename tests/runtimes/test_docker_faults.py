@@ -1,6 +1,7 @@
 """A real daemon that restarts, crashes and runs out of disk. It is one of our own, with its data in memory, so that
 nobody else's containers are in the way. Needs root and `dockerd`."""
 
+import gc
 import itertools
 import os
 import shutil
@@ -105,6 +106,7 @@ def daemon() -> Iterator[PrivateDaemon]:
         made.load(DEFAULT_IMAGE)
         yield made
     finally:
+        gc.collect()  # those sockets: found later, they would fail another file's test
         made.end()
         made.bury()
         subprocess.run(["umount", "--lazy", made.data], check=True)
