@@ -8,8 +8,9 @@ with Exec() as exec:
 What is imported from here is loaded when it is first named.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gateway.lazy import loader
 
 if TYPE_CHECKING:
     from gateway.approvals import PendingApproval
@@ -155,11 +156,7 @@ _HOMES = {
     "ToolUnavailable": "gateway.errors",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = loader(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
 """Policies around the calls of tools. What is imported from here is loaded when it is first named."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gateway.lazy import loader
 
 if TYPE_CHECKING:
     from gateway.policies.access import AccessRules
@@ -49,36 +50,32 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AccessRules": "access",
-    "AdaptiveBreaker": "adaptive_breaker",
-    "Call": "base",
-    "ConcurrencyLimit": "concurrency",
-    "CustomIdempotency": "idempotency",
-    "CustomRetry": "retry",
-    "EgressRules": "egress_rules",
-    "ExponentialRetry": "retry",
-    "FieldIdempotency": "idempotency",
-    "FixedRetry": "retry",
-    "HashIdempotency": "idempotency",
-    "Idempotency": "idempotency",
-    "MemoryStore": "store",
-    "Meter": "metering",
-    "NoBreaker": "breaker",
-    "NoRetry": "retry",
-    "Policies": "base",
-    "Policy": "base",
-    "Proceed": "base",
-    "RedisStore": "redis_store",
-    "ResultCache": "cache",
-    "SqlStore": "sql_store",
-    "StandardBreaker": "breaker",
-    "Store": "store",
-    "TokenBucket": "rate_limit",
-    "UsageMeter": "metering",
+    "AccessRules": ".access",
+    "AdaptiveBreaker": ".adaptive_breaker",
+    "Call": ".base",
+    "ConcurrencyLimit": ".concurrency",
+    "CustomIdempotency": ".idempotency",
+    "CustomRetry": ".retry",
+    "EgressRules": ".egress_rules",
+    "ExponentialRetry": ".retry",
+    "FieldIdempotency": ".idempotency",
+    "FixedRetry": ".retry",
+    "HashIdempotency": ".idempotency",
+    "Idempotency": ".idempotency",
+    "MemoryStore": ".store",
+    "Meter": ".metering",
+    "NoBreaker": ".breaker",
+    "NoRetry": ".retry",
+    "Policies": ".base",
+    "Policy": ".base",
+    "Proceed": ".base",
+    "RedisStore": ".redis_store",
+    "ResultCache": ".cache",
+    "SqlStore": ".sql_store",
+    "StandardBreaker": ".breaker",
+    "Store": ".store",
+    "TokenBucket": ".rate_limit",
+    "UsageMeter": ".metering",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = loader(__name__, _HOMES)
