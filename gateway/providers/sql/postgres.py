@@ -54,13 +54,11 @@ def postgres_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
         "async_creator_fn": partial(dialled, target, asyncpg.connect),
     }
     engine = create_async_engine(url, connect_args=options, **pool)
-    dialect: Any = engine.dialect
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         record.info["session"] = connection.driver_connection.get_server_pid()
         record.info["inlet"] = _inlet(connection.driver_connection)
-        dialect.set_readonly(connection, target.read_only)  # every transaction, besides the session's default
         connection.run_async(lambda driver: _prepare(driver, target))
 
     return engine

@@ -66,7 +66,7 @@ def tables(connection: Connection, target: Target, schema: str | None, table: st
 
 
 def _begin_reading(connection: Connection, target: Target) -> None:
-    if target.dialect == "postgres" and not target.read_only:  # where nothing may write, connections are made so
+    if target.dialect == "postgres":
         connection.execution_options(postgresql_readonly=True)  # in place; the pool takes it back
 
 
