@@ -1,6 +1,5 @@
 """Docker and gVisor, where they are usable: warm sandboxes beside `docker run` and `runsc run` of the same snippet."""
 
-import asyncio
 import json
 import os
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from executions import one_after_another, reference, settled, tool_calls
 from figures import Figure, left_out, rounds, spread
 
-from sandbox import AsyncExec, Capabilities, PoolMetrics
+from sandbox import AsyncExec, Capabilities
 
 SNIPPET = ("-I", "-c", "print(1 + 1)")
 POOL_SIZE = 8
@@ -84,7 +83,7 @@ async def _warm(kind: str, goal: Goal, count: int) -> tuple[Figure, list[Figure]
     """At half the rate that the pool can be refilled at: then no claim should ever wait."""
     async with AsyncExec(pool_size=POOL_SIZE) as host:
         await settled(host, backend=kind)
-        before = await _filled(host)
+        (before,) = await host.pool_metrics()
         assert before.refill_seconds is not None
         warm = await one_after_another(host, count, 2 * before.refill_seconds, backend=kind)
         (after,) = await host.pool_metrics()
@@ -93,12 +92,3 @@ async def _warm(kind: str, goal: Goal, count: int) -> tuple[Figure, list[Figure]
         Figure(f"{kind}: a new sandbox, of a pool of {POOL_SIZE}", "ms", before.refill_seconds * 1e3),
         Figure(f"{kind}: claims that found one ready", "%", hits, target=100.0, more_is_better=True),
     ]
-
-
-async def _filled(host: AsyncExec) -> PoolMetrics:
-    """Wait until the pool is full."""
-    while True:
-        (pool,) = await host.pool_metrics()
-        if pool.ready == pool.size:
-            return pool
-        await asyncio.sleep(0.05)
