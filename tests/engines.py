@@ -15,10 +15,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+import asyncpg
 import pytest
 
 from tests.conftest import require
@@ -228,6 +229,22 @@ class Redis(Engine):
 def postgres() -> Iterator[Postgres]:
     with running(Postgres) as server:
         yield server
+
+
+@pytest.fixture
+async def journal_server(postgres: Postgres) -> AsyncIterator[Postgres]:
+    """For journals: none of their tables are there before, or left after."""
+    await without_tables(postgres)
+    yield postgres
+    await without_tables(postgres)
+
+
+async def without_tables(server: Postgres) -> None:
+    connection = await asyncpg.connect(server.url)
+    found = await connection.fetch("SELECT tablename FROM pg_tables WHERE tablename LIKE 'journal\\_%'")
+    for (name,) in found:
+        await connection.execute(f"DROP TABLE {name}")
+    await connection.close()
 
 
 @pytest.fixture(scope="session")

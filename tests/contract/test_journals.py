@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import anyio
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,7 +33,7 @@ from gateway.journal.base import (
 )
 from gateway.journal.memory import MemoryJournal
 from gateway.journal.sql import SqlJournal
-from tests.engines import Postgres
+from tests.engines import Postgres, without_tables
 
 pytestmark = pytest.mark.anyio
 
@@ -57,14 +56,6 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         journal = SqlJournal(server.url)
     yield journal
     await journal.aclose()
-
-
-async def without_tables(server: Postgres) -> None:
-    connection = await asyncpg.connect(server.url)
-    found = await connection.fetch("SELECT tablename FROM pg_tables WHERE tablename LIKE 'journal\\_%'")
-    for (name,) in found:
-        await connection.execute(f"DROP TABLE {name}")
-    await connection.close()
 
 
 def started(execution_id: str, tenant_id: str = "acme", at: datetime = NOW) -> ExecutionStarted:

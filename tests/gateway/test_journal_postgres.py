@@ -1,7 +1,5 @@
 """Journals in PostgreSQL: many hosts at once, and a server that goes away and comes back."""
 
-from collections.abc import AsyncIterator
-
 import anyio
 import asyncpg
 import pytest
@@ -10,22 +8,14 @@ from gateway.errors import InvalidRequest, JournalUnavailable, LeaseHeld, LeaseL
 from gateway.journal.base import CallStarted
 from gateway.journal.sql import SqlJournal
 from sandbox import AsyncExec
-from tests.contract.test_journals import without_tables
 from tests.engines import PASSWORD, Postgres
 from tests.gateway.journals import answer, call, ended, filled, started, whole
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def server(postgres: Postgres) -> AsyncIterator[Postgres]:
-    await without_tables(postgres)
-    yield postgres
-    await without_tables(postgres)
-
-
-async def test_hosts_share_the_chains(server: Postgres) -> None:
-    hosts = [SqlJournal(server.url) for _ in range(3)]
+async def test_hosts_share_the_chains(journal_server: Postgres) -> None:
+    hosts = [SqlJournal(journal_server.url) for _ in range(3)]
 
     async def write(host: SqlJournal, name: str) -> None:
         for index in range(10):
@@ -44,8 +34,8 @@ async def test_hosts_share_the_chains(server: Postgres) -> None:
         await host.aclose()
 
 
-async def test_hosts_that_begin_at_once_make_the_tables_once(server: Postgres) -> None:
-    hosts = [SqlJournal(server.url) for _ in range(4)]
+async def test_hosts_that_begin_at_once_make_the_tables_once(journal_server: Postgres) -> None:
+    hosts = [SqlJournal(journal_server.url) for _ in range(4)]
     async with anyio.create_task_group() as tasks:
         for number, host in enumerate(hosts):
             tasks.start_soon(host.append, started(f"e{number}"))
@@ -54,11 +44,11 @@ async def test_hosts_that_begin_at_once_make_the_tables_once(server: Postgres) -
         await host.aclose()
 
 
-async def test_one_of_many_hosts_takes_an_execution_over(server: Postgres) -> None:
-    zombie = SqlJournal(server.url)
+async def test_one_of_many_hosts_takes_an_execution_over(journal_server: Postgres) -> None:
+    zombie = SqlJournal(journal_server.url)
     await zombie.append(started("e"))
     await zombie._store.step(lambda rows: rows.run("UPDATE journal_leases SET expires_at = 0"))  # it slept
-    hosts = [SqlJournal(server.url) for _ in range(5)]
+    hosts = [SqlJournal(journal_server.url) for _ in range(5)]
     got: list[str] = []
 
     async def take(host: SqlJournal) -> None:
@@ -82,17 +72,17 @@ async def test_one_of_many_hosts_takes_an_execution_over(server: Postgres) -> No
         await host.aclose()
 
 
-async def test_a_server_that_restarts_between_two_calls_is_not_noticed(server: Postgres) -> None:
-    journal = SqlJournal(server.url)
+async def test_a_server_that_restarts_between_two_calls_is_not_noticed(journal_server: Postgres) -> None:
+    journal = SqlJournal(journal_server.url)
     await journal.append(started("e"))
-    server.restart()
+    journal_server.restart()
     await journal.append(call("e", 0))
     assert len(await journal.records("e")) == 2
     await journal.aclose()
 
 
-async def test_a_server_that_is_gone_is_said_and_nothing_is_lost(server: Postgres) -> None:
-    journal = SqlJournal(server.url, wait_seconds=5)
+async def test_a_server_that_is_gone_is_said_and_nothing_is_lost(journal_server: Postgres) -> None:
+    journal = SqlJournal(journal_server.url, wait_seconds=5)
     kept: list[int] = []
     refused: dict[int, JournalUnavailable] = {}
 
@@ -108,13 +98,13 @@ async def test_a_server_that_is_gone_is_said_and_nothing_is_lost(server: Postgre
         for index in range(1, 50):
             tasks.start_soon(write, index)
         await anyio.lowlevel.checkpoint()
-        server.stop()
+        journal_server.stop()
     await write(50)
     with pytest.raises(JournalUnavailable):
         await journal.records("e")
     assert 50 in refused
     assert all(error.retryable and PASSWORD not in str(error) for error in refused.values())
-    server.start()
+    journal_server.start()
     await write(51)
     found = {record.index for record in await journal.records("e") if isinstance(record, CallStarted)}
     assert {0, 51} <= {*kept} <= found
@@ -122,9 +112,9 @@ async def test_a_server_that_is_gone_is_said_and_nothing_is_lost(server: Postgre
     await journal.aclose()
 
 
-async def test_no_tool_is_called_while_the_server_is_gone(server: Postgres) -> None:
+async def test_no_tool_is_called_while_the_server_is_gone(journal_server: Postgres) -> None:
     called: list[int] = []
-    async with AsyncExec(journal=server.url) as host:
+    async with AsyncExec(journal=journal_server.url) as host:
 
         @host.tool
         def add(a: int) -> int:
@@ -133,31 +123,31 @@ async def test_no_tool_is_called_while_the_server_is_gone(server: Postgres) -> N
             return a
 
         assert await host.run_tool("add", {"a": 1}) == 1
-        server.stop()
+        journal_server.stop()
         with pytest.raises(JournalUnavailable):
             await host.run_tool("add", {"a": 2})
-        server.start()
+        journal_server.start()
         assert await host.run_tool("add", {"a": 3}) == 3
     assert called == [1, 3]
 
 
-async def test_what_fails_is_said_by_a_server_without_our_tables(server: Postgres) -> None:
-    journal = SqlJournal(server.url)
+async def test_what_fails_is_said_by_a_server_without_our_tables(journal_server: Postgres) -> None:
+    journal = SqlJournal(journal_server.url)
     await journal.append(*whole("e"))
-    connection = await asyncpg.connect(server.url)
+    connection = await asyncpg.connect(journal_server.url)
     await connection.execute("UPDATE journal_schema SET version = 3")
     await connection.close()
-    other = SqlJournal(server.url)
+    other = SqlJournal(journal_server.url)
     with pytest.raises(InvalidRequest, match="upgrade"):
         await other.append(answer("e", 1))
     await other.aclose()
     await journal.aclose()
 
 
-async def test_a_change_on_the_server_is_found(server: Postgres) -> None:
-    journal = SqlJournal(server.url)
+async def test_a_change_on_the_server_is_found(journal_server: Postgres) -> None:
+    journal = SqlJournal(journal_server.url)
     await filled(journal, 4)
-    connection = await asyncpg.connect(server.url)
+    connection = await asyncpg.connect(journal_server.url)
     await connection.execute("UPDATE journal_records SET content = '{}' WHERE tenant_id = 'acme' AND sequence = 3")
     await connection.close()
     (finding,) = (await journal.verify()).findings
@@ -165,8 +155,8 @@ async def test_a_change_on_the_server_is_found(server: Postgres) -> None:
     await journal.aclose()
 
 
-async def test_ids_that_postgres_cannot_keep(server: Postgres) -> None:
-    journal = SqlJournal(server.url)
+async def test_ids_that_postgres_cannot_keep(journal_server: Postgres) -> None:
+    journal = SqlJournal(journal_server.url)
     with pytest.raises(InvalidRequest, match="NUL"):
         await journal.append(started("e", "a\0b"))
     await journal.append(call("e", 0))
@@ -174,8 +164,8 @@ async def test_ids_that_postgres_cannot_keep(server: Postgres) -> None:
     await journal.aclose()
 
 
-async def test_a_wrong_password_is_said_without_it(server: Postgres) -> None:
-    url = server.url.replace(PASSWORD, "another-secret")
+async def test_a_wrong_password_is_said_without_it(journal_server: Postgres) -> None:
+    url = journal_server.url.replace(PASSWORD, "another-secret")
     journal = SqlJournal(url)
     with pytest.raises(JournalUnavailable) as caught:
         await journal.append(started("e"))

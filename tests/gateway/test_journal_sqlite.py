@@ -121,14 +121,17 @@ def test_bounds_are_more_than_nothing(option: dict[str, int]) -> None:
         SqlJournal("sqlite:///x.db", synchronous="off")  # type: ignore[arg-type]
 
 
-async def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal.db"
+async def of_version(path: Path, version: int) -> SqlJournal:
     journal = at(path)
     await journal.append(started("e"))
     await journal.aclose()
     with raw(path) as connection:
-        connection.execute("UPDATE journal_schema SET version = 3")
-    journal = at(path)
+        connection.execute(f"UPDATE journal_schema SET version = {version}")
+    return at(path)
+
+
+async def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
+    journal = await of_version(tmp_path / "journal.db", 3)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match=r"version 3 .* knows 2; upgrade"):
             await journal.append(started("f"))
@@ -138,13 +141,7 @@ async def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
 
 
 async def test_an_older_journal_is_left_to_who_wrote_it(tmp_path: Path) -> None:
-    path = tmp_path / "journal.db"
-    journal = at(path)
-    await journal.append(started("e"))
-    await journal.aclose()
-    with raw(path) as connection:
-        connection.execute("UPDATE journal_schema SET version = 1")
-    journal = at(path)
+    journal = await of_version(tmp_path / "journal.db", 1)
     with pytest.raises(InvalidRequest, match=r"version 1 .* knows 2; keep it for the toolexec that wrote it"):
         await journal.append(started("f"))
     await journal.aclose()

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,6 @@ import anyio
 import pytest
 
 from gateway.journal.base import CallFinished, CallStarted, ExecutionFinished, ExecutionStarted, Mode, Record
-from tests.contract.test_journals import without_tables
 from tests.crash_host import STEPS, Work
 from tests.crashing import Host, Template, all_records, check, end_all, in_sqlite, new_template, opened, some_effects
 from tests.engines import Postgres
@@ -41,21 +40,14 @@ LEASE_SECONDS = 0.5
 """Until what a killed host had taken up may be taken up by another."""
 
 
-@pytest.fixture
-async def server(postgres: Postgres) -> AsyncIterator[Postgres]:
-    await without_tables(postgres)
-    yield postgres
-    await without_tables(postgres)
-
-
 async def test_whatever_was_cut_off_ends_with_every_effect_once(template: Template, effects: Path) -> None:
     work = Work(in_sqlite(effects), str(effects), IN_FLIGHT, SEED, "mock", lease_seconds=LEASE_SECONDS)
     moments = await crash(template, work, KILLS)
     assert set(moments) == set(MOMENTS), moments
 
 
-async def test_the_same_in_postgres(template: Template, effects: Path, server: Postgres) -> None:
-    work = Work(server.url, str(effects), IN_FLIGHT, SEED, "mock", lease_seconds=LEASE_SECONDS)
+async def test_the_same_in_postgres(template: Template, effects: Path, journal_server: Postgres) -> None:
+    work = Work(journal_server.url, str(effects), IN_FLIGHT, SEED, "mock", lease_seconds=LEASE_SECONDS)
     await crash(template, work, KILLS_IN_POSTGRES)
 
 
@@ -75,13 +67,13 @@ async def test_a_host_takes_up_by_itself_what_another_one_left(template: Templat
 
 @pytest.mark.usefixtures("guest")
 async def test_two_hosts_that_take_up_by_themselves_share_what_there_is(
-    template: Template, effects: Path, server: Postgres
+    template: Template, effects: Path, journal_server: Postgres
 ) -> None:
-    left = await leave(template, server.url, effects)
+    left = await leave(template, journal_server.url, effects)
     with new_template() as other:
-        await by_itself(server.url, effects, [template, other])
-    await check(server.url, effects)
-    assert await resumptions(server.url) == dict.fromkeys(left, 1)
+        await by_itself(journal_server.url, effects, [template, other])
+    await check(journal_server.url, effects)
+    assert await resumptions(journal_server.url) == dict.fromkeys(left, 1)
 
 
 async def crash(template: Template, work: Work, wanted: int) -> Counter[str]:

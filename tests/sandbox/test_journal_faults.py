@@ -17,7 +17,6 @@ from gateway.journal.sql import SqlJournal
 from runtimes.mock import MockBackend
 from sandbox import AsyncExec
 from tests.conftest import require
-from tests.contract.test_journals import without_tables
 from tests.crash_host import SNIPPET, Work, add_tools, script
 from tests.crashing import Template, all_records, check, count, in_sqlite, opened, some_effects, unfinished
 from tests.engines import Postgres
@@ -60,13 +59,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture
-async def server(postgres: Postgres) -> AsyncIterator[Postgres]:
-    await without_tables(postgres)
-    yield postgres
-    await without_tables(postgres)
-
-
 async def test_a_host_goes_on_when_there_is_space_again(disk: Disk, effects: Path) -> None:
     refused = await outlive(f"sqlite:///{disk.folder}/journal.db", effects, disk.fill, disk.free)
     assert all("free space on its disk" in str(error) for error in refused)
@@ -83,8 +75,8 @@ async def test_a_journal_that_is_opened_on_a_full_disk_says_so(disk: Disk) -> No
             await journal.append(started(name))
 
 
-async def test_a_host_goes_on_when_the_server_is_there_again(server: Postgres, effects: Path) -> None:
-    await outlive(server.url, effects, server.stop, server.start)
+async def test_a_host_goes_on_when_the_server_is_there_again(journal_server: Postgres, effects: Path) -> None:
+    await outlive(journal_server.url, effects, journal_server.stop, journal_server.start)
 
 
 async def outlive(url: str, effects: Path, fail: Callable[[], None], repair: Callable[[], None]) -> list[Exception]:
