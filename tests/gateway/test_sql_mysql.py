@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.context import ToolContext
-from gateway.errors import InvalidInput, SandboxError, ToolFailed, ToolTimeout, ToolUnavailable
+from gateway.errors import InvalidInput, PayloadTooLarge, SandboxError, ToolFailed, ToolTimeout, ToolUnavailable
 from gateway.providers.sql import SqlDatabase
 from gateway.providers.sql.guard import Statement
 from tests.engines import PASSWORD, MariaDB
@@ -82,6 +82,9 @@ async def test_the_rows_that_are_not_wanted_are_not_waited_for(url: str) -> None
     statement = "SELECT seq FROM seq_1_to_2000000000 LIMIT 2000000000"
     async with opened(url, max_rows=10, statement_timeout_seconds=5) as database:
         assert (await query(database, statement))["truncated"] is True
+        assert await rows(database, "SELECT 1 AS a") == [{"a": 1}]
+        with pytest.raises(PayloadTooLarge, match="a row"):
+            await query(database, statement.replace("seq", "repeat('x', 5000000) AS s", 1))
         assert await rows(database, "SELECT 1 AS a") == [{"a": 1}]
 
 

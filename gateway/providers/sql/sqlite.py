@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import aiosqlite
 import anyio.to_thread
 from sqlalchemy import URL, event
-from sqlalchemy.engine.cursor import BufferedRowCursorFetchStrategy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -62,19 +60,7 @@ def sqlite_engine(target: Target, pool: dict[str, Any]) -> AsyncEngine:
         record.info["watch"] = watch = Watch()
         connection.run_async(lambda driver: _prepare(driver, target, watch))
 
-    event.listen(engine.sync_engine, "after_cursor_execute", _fetch_evenly)
     return engine
-
-
-def _fetch_evenly(
-    _connection: Any, cursor: Any, _statement: str, _parameters: Any, context: Any, _executemany: Any
-) -> None:
-    """Rows in batches of the full size from the first on: SQLAlchemy would begin with one row, and a fetch is a turn of
-    the driver's thread.
-    """
-    if context._is_server_side:
-        options, rows = context.execution_options, deque[Any]()
-        context.cursor_fetch_strategy = BufferedRowCursorFetchStrategy(cursor, options, 0, rows)
 
 
 async def _connect(file: str) -> aiosqlite.Connection:

@@ -3,16 +3,17 @@
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, TextClause, bindparam, inspect, text
+from sqlalchemy import Connection, CursorResult, Dialect, TextClause, bindparam, inspect, text
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from gateway.base import JsonValue
 from gateway.errors import PayloadTooLarge, ToolFailed
-from gateway.providers.sql import cursor
+from gateway.providers.sql import postgres_cursor, sqlite_cursor
 from gateway.providers.sql.guard import Statement
 from gateway.providers.sql.postgres import MAX_RECEIVED_BYTES, Inlet
 from gateway.providers.sql.rows import BATCH, Rows
@@ -23,21 +24,31 @@ MAX_TABLES = 200
 
 _MYSQL_JSON = 245
 
+_READERS = {"postgres": postgres_cursor.read, "sqlite": sqlite_cursor.read}
+"""By the driver itself, where that takes fewer steps than SQLAlchemy's streams."""
+
 
 def read(connection: Connection, target: Target, statement: Statement, values: Mapping[str, Any]) -> JsonValue:
     """The rows of a statement that only reads, fetched as far as they are wanted."""
-    if target.dialect == "postgres" and not statement.lists:
-        with _watched(connection, target):
-            return cursor.read(connection, _clause(statement), values, target.max_rows).answer()
-    _begin_reading(connection, target)
-    options = {"stream_results": True, "max_row_buffer": BATCH}
+    reader = _READERS.get(target.dialect)
     with _watched(connection, target):
-        result = connection.execute(_clause(statement), values, execution_options=options)
-        answer = _rows(result, target)
-        if answer["truncated"] and target.dialect == "mysql":
+        if reader is None:
+            return _stream(connection, target, statement, values)
+        text, arguments = _rendered(statement, connection.dialect, values)
+        return reader(connection, text, arguments, target.max_rows).answer()
+
+
+def _stream(connection: Connection, target: Target, statement: Statement, values: Mapping[str, Any]) -> JsonValue:
+    options = {"stream_results": True, "max_row_buffer": BATCH}
+    result = connection.execute(_clause(statement), values, execution_options=options)
+    rows, is_at_end = _empty(result, target), False
+    try:
+        is_at_end = _fill(rows, result)
+    finally:
+        if not is_at_end:
             connection.invalidate()  # closing the cursor would read the rest of the rows
         result.close()
-    return answer
+    return rows.answer()
 
 
 def write(connection: Connection, target: Target, statement: Statement, values: Mapping[str, Any]) -> JsonValue:
@@ -46,7 +57,11 @@ def write(connection: Connection, target: Target, statement: Statement, values: 
         if target.dialect == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 begins by itself for some statements only
         result = connection.execute(_clause(statement), values)
-        answer: dict[str, JsonValue] = _rows(result, target) if result.returns_rows else {}
+        answer: dict[str, JsonValue] = {}
+        if result.returns_rows:
+            rows = _empty(result, target)
+            _fill(rows, result)
+            answer = rows.answer()
     answer["rows_affected"] = result.rowcount if result.rowcount >= 0 else None
     _commit(connection)
     return answer
@@ -54,7 +69,8 @@ def write(connection: Connection, target: Target, statement: Statement, values: 
 
 def tables(connection: Connection, target: Target, schema: str | None, table: str | None) -> JsonValue:
     """Tables and views with their columns; of all of them, or of one."""
-    _begin_reading(connection, target)
+    if target.dialect == "postgres":
+        connection.execution_options(postgresql_readonly=True)  # in place; the pool takes it back
     with _watched(connection, target):
         inspector = inspect(connection)
         kinds = dict.fromkeys(inspector.get_table_names(schema), "table")
@@ -63,11 +79,6 @@ def tables(connection: Connection, target: Target, schema: str | None, table: st
         listed = names[:MAX_TABLES]
         described = [{"name": name, "kind": kinds[name], **_table(inspector, name, schema)} for name in listed]
     return {"tables": described, "truncated": len(listed) < len(names)}
-
-
-def _begin_reading(connection: Connection, target: Target) -> None:
-    if target.dialect == "postgres":
-        connection.execution_options(postgresql_readonly=True)  # in place; the pool takes it back
 
 
 def _commit(connection: Connection) -> None:
@@ -105,16 +116,30 @@ def _clause(statement: Statement) -> TextClause:
     return text(statement.text).bindparams(*(bindparam(name, expanding=True) for name in statement.lists))
 
 
-def _rows(result: CursorResult[Any], target: Target) -> dict[str, JsonValue]:
-    rows = Rows(result.keys(), target.max_rows, _json_columns(result, target))
-    is_more = True
-    while is_more:
-        batch = result.fetchmany(BATCH)
-        is_more = len(batch) == BATCH  # fewer are the last ones: to ask again would be another turn of the driver
+@functools.lru_cache(maxsize=512)
+def _compiled(statement: Statement, dialect: Dialect) -> SQLCompiler:
+    compiled = _clause(statement).compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
+
+
+def _rendered(statement: Statement, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
+    """The statement in the driver's own spelling of binds, and their values in its order."""
+    rendered = _compiled(statement, dialect).construct_expanded_state(dict(values))
+    return rendered.statement, rendered.positional_parameters
+
+
+def _empty(result: CursorResult[Any], target: Target) -> Rows:
+    return Rows(result.keys(), target.max_rows, _json_columns(result, target))
+
+
+def _fill(rows: Rows, result: CursorResult[Any]) -> bool:
+    """Whether all rows of the result were taken."""
+    while batch := result.fetchmany(BATCH):
         for values in batch:
             if not rows.add(values):
-                return rows.answer()
-    return rows.answer()
+                return False
+    return True
 
 
 def _json_columns(result: CursorResult[Any], target: Target) -> set[str]:

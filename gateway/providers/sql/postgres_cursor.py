@@ -4,25 +4,20 @@ much again in Python.
 All that SQLAlchemy does elsewhere is the same here: binds by name, the codecs of the connection, its errors.
 """
 
-import functools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, TextClause
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy import Connection
 
 from gateway.providers.sql.rows import BATCH, Rows
 
-_DIALECT = dialect()  # type: ignore[no-untyped-call] # SQLAlchemy leaves it without types
 _MAX_PREPARED = 100
 """Statements that one connection keeps prepared."""
 
 
-def read(connection: Connection, clause: TextClause, values: Mapping[str, Any], max_rows: int) -> Rows:
-    """What it selects, in a transaction that cannot write. No bind stands for a list."""
-    text, names = _compiled(clause)
-    arguments = [values[name] for name in names]
+def read(connection: Connection, text: str, arguments: Sequence[Any], max_rows: int) -> Rows:
+    """What it selects, in a transaction that cannot write."""
     prepared = connection.info.setdefault("prepared", OrderedDict())
     adapted: Any = connection.connection.dbapi_connection
     try:
@@ -34,7 +29,9 @@ def read(connection: Connection, clause: TextClause, values: Mapping[str, Any], 
     return found
 
 
-async def _read(driver: Any, prepared: "OrderedDict[str, Any]", text: str, arguments: list[Any], max_rows: int) -> Rows:
+async def _read(
+    driver: Any, prepared: "OrderedDict[str, Any]", text: str, arguments: Sequence[Any], max_rows: int
+) -> Rows:
     known = text in prepared
     statement = await _prepared(driver, prepared, text)
     try:
@@ -46,7 +43,7 @@ async def _read(driver: Any, prepared: "OrderedDict[str, Any]", text: str, argum
     return await _rows(driver, await _prepared(driver, prepared, text), arguments, max_rows)
 
 
-async def _rows(driver: Any, statement: Any, arguments: list[Any], max_rows: int) -> Rows:
+async def _rows(driver: Any, statement: Any, arguments: Sequence[Any], max_rows: int) -> Rows:
     rows = Rows([column.name for column in statement.get_attributes()], max_rows)
     async with driver.transaction(readonly=True):
         async for record in statement.cursor(*arguments, prefetch=BATCH):
@@ -62,10 +59,3 @@ async def _prepared(driver: Any, prepared: "OrderedDict[str, Any]", text: str) -
             prepared.popitem(last=False)
     prepared.move_to_end(text)
     return prepared[text]
-
-
-@functools.lru_cache(maxsize=512)
-def _compiled(clause: TextClause) -> tuple[str, tuple[str, ...]]:
-    """The statement with `$1` for its binds, and their names in this order."""
-    compiled = clause.compile(dialect=_DIALECT)
-    return str(compiled), tuple(compiled.positiontup or ())
