@@ -129,7 +129,7 @@ class CallLog:
         call = OpenCall(record)
         self._calls.append(call)
         try:
-            await self.journal.append(record)
+            await self._keep_start(call, record)
             self._tell(call)
             if not refused:
                 call.began = True
@@ -176,7 +176,8 @@ class CallLog:
             reads=self.tape.take_reads(),
         )
         call.ended(record, chunks)
-        await self._keep_end(record)
+        if call.is_kept:
+            await self._keep_end(record)
         self._tell(call)
         self._notice(status, call, usage.attempts, began=call.began)
 
@@ -199,6 +200,13 @@ class CallLog:
     def happened(self, call: Call, kind: str, details: Mapping[str, JsonValue]) -> None:
         """A policy did something with a call that is under way."""
         self._notice(kind, self._calls[call.context.call_index], call.usage.attempts, details=details)
+
+    async def _keep_start(self, call: "OpenCall", record: CallStarted) -> None:
+        try:
+            await self.journal.append(record)
+        except Exception:
+            call.is_kept = False
+            raise
 
     async def _keep_end(self, record: CallFinished) -> None:
         if self._at_once:
@@ -234,11 +242,13 @@ class OpenCall:
     It holds no more of its records than a record may show, and makes a `ToolCall` of them when somebody looks.
     """
 
-    __slots__ = ("_finished", "_seen", "_started", "began", "clock")
+    __slots__ = ("_finished", "_seen", "_started", "began", "clock", "is_kept")
 
     def __init__(self, started: CallStarted, finished: CallFinished | None = None) -> None:
         self.clock = time.perf_counter()
         self.began = False
+        self.is_kept = True
+        """Whether its start is in the journal, or may be: an end without a start is not recorded."""
         large = _is_large(started.arguments)
         self._started = replace(started, arguments=_small(started.arguments)) if large else started
         self._finished = finished

@@ -21,7 +21,7 @@ import anyio.lowlevel
 from gateway.attachment import Attachment, Binding, Line
 from gateway.base import JsonValue
 from gateway.endpoint import Endpoint
-from gateway.errors import ProtocolError, SandboxError, SandboxLost
+from gateway.errors import ProtocolError, SandboxError, SandboxLost, ToolError
 from gateway.frames import Execute, Finished, FinishedKind, GuestError, Hello, StreamName
 from gateway.operations import perform
 from gateway.payload import NotJsonError, decode, encode, normalise
@@ -32,11 +32,12 @@ from runtimes.limits import LIMIT_NAMES
 class MockGuest:
     """What a script sees of its execution."""
 
-    def __init__(self, request: Execute, binding: Binding) -> None:
+    def __init__(self, request: Execute, binding: Binding, fail: Callable[[Exception], None]) -> None:
         self.code = request.code
         self.env = request.env
         self.files = request.files
         self._binding = binding
+        self._fail = fail
 
     async def run_tool(self, tool_id: str, arguments: Mapping[str, JsonValue] | None = None) -> JsonValue:
         """Call a tool as a snippet does. Raises its ToolError."""
@@ -45,7 +46,13 @@ class MockGuest:
     async def ask(self, operation: str, arguments: Mapping[str, JsonValue]) -> JsonValue:
         """Any operation of the gateway, as `gateway.operations.perform` lists them."""
         await anyio.lowlevel.checkpoint()  # a script that floods the gateway must not hold up the loop that ends it
-        return decode(await perform(self._binding.gateway, operation, encode(dict(arguments))))
+        try:
+            return decode(await perform(self._binding.gateway, operation, encode(dict(arguments))))
+        except (ToolError, ProtocolError):
+            raise
+        except Exception as failure:
+            self._fail(failure)  # the host's own, such as a journal's: the script is ended, whatever it makes of this
+            raise
 
     async def write(self, text: str, stream: StreamName = "stdout") -> None:
         self._binding.on_output(stream, text.encode())
@@ -78,7 +85,7 @@ class MockSandbox:
             with self._scope:
                 await self._given.wait()
                 assert attachment.binding is not None
-                attachment.finished = await self._play(MockGuest(self._request, attachment.binding))
+                attachment.finished = await self._play(MockGuest(self._request, attachment.binding, attachment.fail))
         except ProtocolError as error:
             fault = error
         finally:

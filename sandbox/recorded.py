@@ -104,8 +104,7 @@ def environment(found: Capabilities) -> dict[str, JsonValue]:
 def _bounded(facts: Mapping[str, Any]) -> dict[str, JsonValue]:
     """A part of it is the guest's own word, and may be as long as that likes."""
     data = encode_as_given(dict(facts))
-    kept: dict[str, JsonValue] = recorded(data)
-    return dict(facts) if len(data) <= MAX_RECORDED_BYTES else kept
+    return dict(facts) if len(data) <= MAX_RECORDED_BYTES else recorded(data)
 
 
 def _words(text: str, secrets: Secrets | None) -> str:

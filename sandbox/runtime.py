@@ -8,7 +8,6 @@ from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,6 +26,7 @@ from gateway.errors import (
 )
 from gateway.frames import Execute
 from gateway.grant import Grant
+from gateway.ids import new_execution_id
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Journal, Mode, ToolCall
 from gateway.past import Beyond, Past
 from gateway.pipeline import Pipeline
@@ -43,6 +43,7 @@ from runtimes.pool import Claimed, Pool, PoolMetrics, Pools
 from runtimes.supervisor import Collected, Supervisor, end
 from sandbox.again import Run
 from sandbox.assemble import Observer, call_observer, flawed_result, make_result, output_observer
+from sandbox.opening import Openings
 from sandbox.policy import Decision, Wanted, by_preference, decide
 from sandbox.recorded import cut_off, ended, started
 from sandbox.request import Request
@@ -102,6 +103,7 @@ class Runtime:
         self._broken: dict[str, Capabilities] = {}
         self._probing = anyio.Lock()
         self._pools: Pools | None = None
+        self._openings = Openings()
         self._running: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
         self._closing = False
@@ -114,6 +116,7 @@ class Runtime:
         try:
             async with GatewayServer(folder) as server, anyio.create_task_group() as tasks:
                 self._open(folder, server, tasks)
+                tasks.start_soon(self._openings.serve)
                 try:
                     started(tasks)
                     await anyio.sleep_forever()
@@ -183,7 +186,7 @@ class Runtime:
 
     async def _execute(self, request: Request, observe: Observer, run: Run | None) -> ExecutionResult:
         decision = await self._decide(request)
-        run = run or Run.first(self._start_of(uuid4().hex, request, decision), self._journal)
+        run = run or Run.first(self._start_of(new_execution_id(), request, decision), self._journal)
         with watched(run.execution_id, request, decision.backend, self._metrics) as watch:
             result = await self._run(run, request, decision, observe)
             watch.result = result
@@ -194,17 +197,18 @@ class Runtime:
             return await self._turn_down(run, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
         begun = time.perf_counter()
-        try:
-            await run.keeper.append(run.started)
-            observe(Event("started", execution_id=run.execution_id, backend=decision.backend))
-            result, tape = await self._supervise(run, request, decision, claimed, observe)
-        except BaseException as error:
-            await end(claimed.sandbox, claimed.attachment)
-            record = cut_off(run.execution_id, request, error, time.perf_counter() - begun, self.pipeline.secrets)
-            await self._record_cut_off(run.keeper, record, error)
-            raise
-        record = ended(result, request, self.pipeline.secrets)
-        await self._record_end(run.keeper, replace(record, tape=Blob.of(tape.take()), reads=tape.take_reads()))
+        async with self._openings.begun(run.keeper, run.started) as keeper:
+            run = replace(run, keeper=keeper)
+            try:
+                observe(Event("started", execution_id=run.execution_id, backend=decision.backend))
+                result, tape = await self._supervise(run, request, decision, claimed, observe)
+            except BaseException as error:
+                await end(claimed.sandbox, claimed.attachment)
+                record = cut_off(run.execution_id, request, error, time.perf_counter() - begun, self.pipeline.secrets)
+                await self._record_cut_off(run.keeper, record, error)
+                raise
+            record = ended(result, request, self.pipeline.secrets)
+            await self._record_end(run.keeper, replace(record, tape=Blob.of(tape.take()), reads=tape.take_reads()))
         return result
 
     async def start(self, request: Request, mode: Mode, parent: str, seed: str | None) -> ExecutionStarted:
@@ -215,7 +219,7 @@ class Runtime:
             raise PolicyDenied(
                 f"backend {decision.backend!r} cannot rebuild a session's variables exactly", "Use backend wasm"
             )
-        record = self._start_of(uuid4().hex, request, decision)
+        record = self._start_of(new_execution_id(), request, decision)
         return replace(record, mode=mode, parent=parent, seed=seed or record.seed)
 
     def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from os import urandom
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
 import anyio
@@ -26,6 +25,7 @@ from gateway.context import ANYBODY, Caller
 from gateway.correction import Correct, run_corrected
 from gateway.errors import Closed, InvalidRequest
 from gateway.grant import Grant
+from gateway.ids import new_execution_id
 from gateway.journal.base import ToolCall
 from gateway.pipeline import Pipeline
 from gateway.policies.base import CircuitState, HasCircuits
@@ -312,7 +312,7 @@ class Toolbox:
 
     def _gateway(self, caller: Caller, on_call: Callable[[ToolCall], None] | None = None) -> Gateway:
         """The host's own gateway: no budget, recorded under an id of its own."""
-        return self._with_rights(Grant(execution_id=f"host-{urandom(16).hex()}", caller=caller), on_call)
+        return self._with_rights(Grant(execution_id=f"host-{new_execution_id()}", caller=caller), on_call)
 
     def _with_rights(self, grant: Grant, on_call: Callable[[ToolCall], None] | None = None) -> Gateway:
         if self._closed:

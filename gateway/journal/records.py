@@ -40,7 +40,7 @@ class Blob:
         return f"Blob({self.sha256!r}, {self.size_bytes})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Blob) and (self.size_bytes, self.sha256) == (other.size_bytes, other.sha256)
+        return isinstance(other, Blob) and self.size_bytes == other.size_bytes and self.sha256 == other.sha256
 
     def __hash__(self) -> int:
         return hash(self.sha256)

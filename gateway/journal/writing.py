@@ -23,11 +23,12 @@ _HOST_EXECUTION = """INSERT INTO journal_executions
     VALUES (:execution_id, :tenant_id, :owner, :started_at, '', '', '', 'host', '', '')
     ON CONFLICT (execution_id) DO NOTHING"""
 _EXECUTION = """INSERT INTO journal_executions
-    (execution_id, tenant_id, owner, started_at, language, profile, backend, mode, parent, outcome)
-    VALUES (:execution_id, :tenant_id, :owner, :started_at, :language, :profile, :backend, :mode, :parent, '')
+    (execution_id, tenant_id, owner, started_at, language, profile, backend, mode, parent, outcome, ended_at)
+    VALUES (:execution_id, :tenant_id, :owner, :started_at, :language, :profile, :backend, :mode, :parent, :outcome,
+    :ended_at)
     ON CONFLICT (execution_id) DO UPDATE SET owner = excluded.owner, language = excluded.language,
     profile = excluded.profile, backend = excluded.backend, mode = excluded.mode, parent = excluded.parent,
-    outcome = '', ended_at = NULL"""
+    outcome = excluded.outcome, ended_at = excluded.ended_at"""
 _ENDED = "UPDATE journal_executions SET outcome = :outcome, ended_at = :ended_at WHERE execution_id = :execution_id"
 _BLOB = """INSERT INTO journal_blobs (sha256, size_bytes, data) VALUES (:sha256, :size_bytes, :data)
     ON CONFLICT DO NOTHING"""
@@ -69,9 +70,20 @@ class _Tables:
 
     def __init__(self) -> None:
         self._found: dict[str, list[dict[str, Any]]] = {}
+        self._begun: dict[str, dict[str, Any]] = {}
 
     def add(self, sql: str, row: dict[str, Any]) -> None:
         self._found.setdefault(sql, []).append(row)
+
+    def begin(self, row: dict[str, Any]) -> None:
+        self._begun[row["execution_id"]] = row
+        self.add(_EXECUTION, row)
+
+    def end(self, execution_id: str, ended: dict[str, Any]) -> None:
+        if (begun := self._begun.get(execution_id)) is not None:
+            begun.update(ended)  # in one step
+        else:
+            self.add(_ENDED, {"execution_id": execution_id, **ended})
 
     def add_blobs(self, execution_id: str, blobs: Mapping[str, bytes]) -> None:
         for digest, data in blobs.items():
@@ -84,8 +96,8 @@ class _Tables:
                 rows.many(sql, self._found[sql])
 
     def knows(self, execution_id: str) -> bool:
-        found = (row for sql in (_EXECUTION, _HOST_EXECUTION) for row in self._found.get(sql, ()))
-        return any(row["execution_id"] == execution_id for row in found)
+        host = (row["execution_id"] for row in self._found.get(_HOST_EXECUTION, ()))
+        return execution_id in self._begun or execution_id in host
 
 
 class Recorder:
@@ -135,10 +147,9 @@ class Recorder:
             case ExecutionStarted():
                 mode = {"language": record.language, "profile": record.profile, "backend": record.backend}
                 mode |= {"mode": str(record.mode), "parent": record.parent}
-                tables.add(_EXECUTION, self._execution(record) | mode)
+                tables.begin(self._execution(record) | mode | {"outcome": "", "ended_at": None})
             case ExecutionFinished():
-                ended = {"outcome": record.outcome, "ended_at": microseconds(record.at)}
-                tables.add(_ENDED, {"execution_id": record.execution_id, **ended})
+                tables.end(record.execution_id, {"outcome": record.outcome, "ended_at": microseconds(record.at)})
 
     def _execution(self, record: Record) -> dict[str, Any]:
         return {

@@ -604,20 +604,23 @@ async def test_a_folder_that_others_can_enter_is_refused_and_the_next_try_works(
         assert (await exec.execute_code("1")).value == "1"
 
 
-async def test_a_journal_that_cannot_write_stops_the_execution() -> None:
+async def test_a_journal_that_cannot_write_ends_the_execution_before_its_first_call() -> None:
     class Full(MemoryJournal):
         async def append(self, *records: Record, lease: Lease | None = None) -> None:
             raise OSError("disk full")
 
-    ran: list[str] = []
+    called: list[str] = []
 
     async def script(guest: MockGuest) -> None:
-        ran.append(guest.code)
+        if guest.code == "call":
+            await guest.run_tool("effect")
 
     async with mocked(script, journal=Full()) as exec:
-        with pytest.raises(OSError, match="disk full"):
-            await exec.execute_code("1")
-    assert ran == []
+        exec.tool(name="effect")(lambda: called.append("effect"))
+        for code in ("call", "nothing"):
+            with pytest.raises(OSError, match="disk full"):
+                await exec.execute_code(code)
+    assert called == []
 
 
 async def test_a_journal_that_fails_in_the_middle_is_the_hosts_failure() -> None:

@@ -7,7 +7,6 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import anyio
 from mcp.shared.exceptions import MCPError
@@ -16,6 +15,7 @@ from mcp_types import INVALID_PARAMS, CallToolResult
 from gateway.base import MAX_RESULT_BYTES, Gateway, JsonValue, ToolEvent
 from gateway.errors import InvalidInput, PayloadTooLarge, SandboxError, ToolUnavailable
 from gateway.grant import Grant
+from gateway.ids import new_execution_id
 from gateway.operations import decode_error, perform
 from gateway.payload import NotJsonError, decode, encode
 from gateway.streaming import Streams
@@ -115,7 +115,7 @@ class Calls:
 
     def _gateway(self) -> Gateway:
         deadline = time.monotonic() + self._rights.call_seconds
-        grant = replace(self._rights.grant, execution_id=f"mcp-{uuid4().hex}", deadline=deadline)
+        grant = replace(self._rights.grant, execution_id=f"mcp-{new_execution_id()}", deadline=deadline)
         return open_gateway(self._exec, grant)
 
     async def _call(self, tool_id: str, arguments: Arguments, reports: Reports) -> CallToolResult:
