@@ -51,10 +51,14 @@ from typing import Any
 
 
 class SandboxError(Exception):
-    """Root of the tree. `code` names the kind, `retryable` says whether trying again can help."""
+    """Root of the tree. `code` names the kind, `retryable` says whether trying again can help.
+
+    `execution_id` names the execution that ended with it, empty for none; with a journal on disk it can be resumed.
+    """
 
     code: str = "sandbox_error"
     retryable: bool = False
+    execution_id: str = ""
 
 
 class InvalidRequest(SandboxError, ValueError):

@@ -60,9 +60,11 @@ def complete(work: Coroutine[Any, Any, Answer], screen: Screen, *, json_output: 
     try:
         return asyncio.run(work)
     except SandboxError as error:
+        execution = {"execution_id": error.execution_id} if error.execution_id else {}
         if json_output:
-            print(json.dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
-        screen.complain(str(error))
+            about = {"code": error.code, "message": str(error)} | execution
+            print(json.dumps({"error": about}, ensure_ascii=False))
+        screen.complain(f"{error} (execution {error.execution_id})" if execution else str(error))
         raise typer.Exit(_failure_code(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None

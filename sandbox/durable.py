@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
-from uuid import uuid4
 
 import anyio
 
@@ -27,6 +26,7 @@ from gateway.journal.base import (
     ToolCall,
 )
 from gateway.journal.listing import microseconds
+from gateway.journal.owner import this_process
 from gateway.past import Beyond, Past, PastCall, joined
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Outcome
@@ -108,7 +108,7 @@ class Durable:
         self._runtime = runtime
         self._run = runtime.execute
         self._on_approval = on_approval
-        self._owner, self._leases = f"exec-{uuid4().hex}", itertools.count()
+        self._owner, self._leases = this_process(), itertools.count()
 
     async def replay(self, execution_id: str, backend: str | None, code: str | None) -> ReplayReport:
         recorded = await self._recorded(execution_id)
@@ -221,7 +221,12 @@ class Durable:
         return await self.resume(result.execution_id, observe) if decided else result
 
     async def unfinished(self) -> tuple[ExecutionSummary, ...]:
-        return tuple(await self._journal.unfinished())
+        found = {one.execution_id: one for one in await self._journal.unfinished()}
+        for execution_id in set(self._runtime.unended) - set(found):
+            one = await self._journal.execution(execution_id)
+            if one is not None and not one.outcome:
+                found[execution_id] = one
+        return tuple(sorted(found.values(), key=lambda one: (one.started_at, one.execution_id)))
 
     async def resume_all(self) -> None:
         """Take up, one after another, what is unfinished now; what another host has taken is left to it."""
@@ -281,7 +286,8 @@ class Durable:
         return Blob.of_json(tool.input.validate_input(dict(arguments)))
 
     def _next_owner(self) -> str:
-        """Another one each time: this host too takes an execution up once at a time."""
+        """Another one each time: this host too takes an execution up once at a time. Begins with the process, so that
+        others see when it is gone."""
         return f"{self._owner}-{next(self._leases)}"
 
     async def _append(self, execution_id: str, record: Record) -> None:

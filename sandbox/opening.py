@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 
 from gateway.calls import Keeper
-from gateway.journal.base import Blob, ExecutionStarted, Record
+from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Record
 
 OPEN_SECONDS = 0.05
 """How long a start waits for a record to go with; an execution that runs on is then known to be under way."""
+
+MAX_UNENDED = 10_000
 
 
 class Opening:
@@ -26,10 +28,13 @@ class Opening:
         self._lock = anyio.Lock()
         self.is_settled = False
         """Whether the start is kept, or nobody wants it any more."""
+        self.is_ended = False
+        """Whether the end is kept."""
 
     async def append(self, *records: Record) -> None:
         if not await self._open(*records):
             await self._keeper.append(*records)
+        self.is_ended = isinstance(records[-1], ExecutionFinished)
 
     async def put(self, execution_id: str, data: bytes) -> Blob:
         await self._open()
@@ -57,9 +62,11 @@ class Opening:
 
 
 class Openings:
-    """The executions of one host that have begun."""
+    """The executions of one host that have begun. `unended` are the newest of those that are over and whose end the
+    journal could not keep: for others they are at work still, as their host lives."""
 
     def __init__(self) -> None:
+        self.unended: dict[str, None] = {}
         self._waiting: deque[tuple[float, Opening]] = deque()
         self._some = anyio.Event()
 
@@ -73,10 +80,15 @@ class Openings:
         opening = Opening(keeper, started)
         self._waiting.append((anyio.current_time() + OPEN_SECONDS, opening))
         self._some.set()
+        self.unended.pop(started.execution_id, None)
         try:
             yield opening
         finally:
             opening.is_settled = True
+            if not opening.is_ended:
+                self.unended[started.execution_id] = None
+                if len(self.unended) > MAX_UNENDED:
+                    del self.unended[next(iter(self.unended))]
 
     async def serve(self) -> None:
         """Keep starts whose time has come, until cancelled."""

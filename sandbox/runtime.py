@@ -1,7 +1,7 @@
 """Routes a request to a backend: decides, opens a grant at the gateway, supervises, puts the result together."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -141,6 +141,11 @@ class Runtime:
         """Of each pool that is kept."""
         return () if self._pools is None else self._pools.metrics()
 
+    @property
+    def unended(self) -> Collection[str]:
+        """Executions that are over here, and whose end the journal could not keep."""
+        return self._openings.unended
+
     def gateway(
         self,
         grant: Grant,
@@ -188,9 +193,12 @@ class Runtime:
         decision = await self._decide(request)
         run = run or Run.first(self._start_of(new_execution_id(), request, decision), self._journal)
         with watched(run.execution_id, request, decision.backend, self._metrics) as watch:
-            result = await self._run(run, request, decision, observe)
-            watch.result = result
-        return result
+            try:
+                watch.result = await self._run(run, request, decision, observe)
+            except SandboxError as error:
+                error.execution_id = run.execution_id
+                raise
+        return watch.result
 
     async def _run(self, run: Run, request: Request, decision: Decision, observe: Observer) -> ExecutionResult:
         if request.check and (flaws := await self._check(request)):

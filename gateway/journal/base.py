@@ -212,7 +212,8 @@ class Journal(Protocol):
         """Keep `records`, all or none, one after another in their tenants' chains.
 
         When this returns they are as durable as the journal makes them: a call whose start could not be recorded is
-        not made, so let errors out. With a `lease` they are kept only while it is held; raises LeaseLost.
+        not made, so let errors out. Who waits may be cancelled; the records are kept all the same, before what is
+        appended later. With a `lease` they are kept only while it is held; raises LeaseLost.
         """
         ...
 
@@ -244,7 +245,8 @@ class Journal(Protocol):
         ...
 
     async def lease(self, execution_id: str, owner: str, ttl_seconds: float) -> Lease:
-        """Take an execution for `owner` alone. Raises LeaseHeld while another owner has it."""
+        """Take an execution for `owner` alone. Raises LeaseHeld while another owner has it, unless its name begins with
+        a process (`gateway.journal.owner`) that is known to have ended."""
         ...
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:

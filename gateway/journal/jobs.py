@@ -31,9 +31,17 @@ class Job:
         if self.future.done():
             return  # it was cancelled, or waits no more
         if self.error is not None:
-            self.future.set_exception(self.error)
+            self.future.set_exception(_own(self.error))
         else:
             self.future.set_result(self.answer)
+
+
+def _own(error: BaseException) -> BaseException:
+    """The same for one of many who wait for it: whoever raises an exception writes into it."""
+    found = type(error).__new__(type(error), *error.args)
+    found.__dict__.update(error.__dict__)
+    found.__cause__ = error
+    return found
 
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:

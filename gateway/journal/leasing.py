@@ -3,6 +3,7 @@
 from gateway.errors import LeaseHeld, LeaseLost
 from gateway.journal.base import Lease
 from gateway.journal.listing import at_microseconds
+from gateway.journal.owner import is_gone
 from gateway.journal.rows import Rows
 from gateway.journal.writing import lock_chains
 
@@ -19,20 +20,21 @@ def lease(rows: Rows, execution_id: str, owner: str, ttl_seconds: float) -> Leas
     lock_chains(rows, [row[0] for row in known])
     now = rows.now()
     expires_at = now + round(ttl_seconds * 1e6)
-    binds = {"name": execution_id, "owner": owner, "now": now, "expires_at": expires_at}
     rows.run(
         "INSERT INTO journal_leases (name, owner, token, expires_at) VALUES (:name, '', 0, 0) ON CONFLICT DO NOTHING",
         {"name": execution_id},
     )
+    holder = rows.fetch("SELECT owner FROM journal_leases WHERE name = :name", {"name": execution_id})[0][0]
+    gone = holder if is_gone(holder) else owner
+    binds = {"name": execution_id, "owner": owner, "gone": gone, "now": now, "expires_at": expires_at}
     found = rows.fetch(
         "UPDATE journal_leases SET owner = :owner, expires_at = :expires_at, "
         "token = CASE WHEN owner = :owner AND expires_at > :now THEN token ELSE token + 1 END "
-        "WHERE name = :name AND (owner = :owner OR expires_at <= :now) RETURNING token",
+        "WHERE name = :name AND (owner = :owner OR owner = :gone OR expires_at <= :now) RETURNING token",
         binds,
     )
     if not found:
-        held = rows.fetch("SELECT owner FROM journal_leases WHERE name = :name", {"name": execution_id})
-        raise LeaseHeld(execution_id, held[0][0])
+        raise LeaseHeld(execution_id, holder)
     return Lease(execution_id, owner, found[0][0], at_microseconds(expires_at))
 
 

@@ -34,6 +34,7 @@ from gateway.journal.listing import (
     microseconds,
     read_cursor,
 )
+from gateway.journal.owner import is_gone
 from gateway.journal.records import (
     INLINE_BYTES,
     Blob,
@@ -163,7 +164,7 @@ class MemoryJournal:
     async def lease(self, execution_id: str, owner: str, ttl_seconds: float) -> Lease:
         check_ttl(ttl_seconds)
         held = self._leases.get(execution_id)
-        if held is not None and held.owner != owner and self._is_live(held):
+        if held is not None and held.owner != owner and self._is_live(held) and not is_gone(held.owner):
             raise LeaseHeld(execution_id, held.owner)
         token = 1 if held is None else held.token + (held.owner != owner or not self._is_live(held))
         return self._hold(Lease(execution_id, owner, token, self._in(ttl_seconds)))

@@ -57,15 +57,16 @@ def executions(rows: Rows, which: ExecutionFilter, limit: int, cursor: str | Non
 
 
 def unfinished(rows: Rows, is_gone: Callable[[str], bool]) -> list[ExecutionSummary]:
-    """Those without an end, without a lease, and whose host is gone, for its own lease ran out or `is_gone` says so."""
+    """Those without an end, whose host is gone, and whoever had a lease on them too: its time ran out, or `is_gone`
+    says so."""
     found = rows.fetch(
-        f"{_SUMMARY.replace(' FROM journal_executions e', ', e.owner, h.name FROM journal_executions e')} "
+        f"{_SUMMARY.replace(' FROM journal_executions e', ', h.owner, l.owner FROM journal_executions e')} "
         "LEFT JOIN journal_leases h ON h.name = 'host:' || e.owner AND h.expires_at > :now "
-        "WHERE e.outcome = '' AND e.mode <> 'host' AND NOT EXISTS (SELECT 1 FROM journal_leases l "
-        "WHERE l.name = e.execution_id AND l.expires_at > :now) ORDER BY e.started_at, e.execution_id",
+        "LEFT JOIN journal_leases l ON l.name = e.execution_id AND l.expires_at > :now "
+        "WHERE e.outcome = '' AND e.mode <> 'host' ORDER BY e.started_at, e.execution_id",
         {"now": rows.now()},
     )
-    return [_summary(row[:-2]) for row in found if row[-1] is None or is_gone(row[-2])]
+    return [_summary(row[:-2]) for row in found if all(owner is None or is_gone(owner) for owner in row[-2:])]
 
 
 def signatures(rows: Rows) -> list[Signature]:

@@ -32,8 +32,10 @@ from gateway.journal.base import (
     arguments_sha256,
 )
 from gateway.journal.memory import MemoryJournal
+from gateway.journal.owner import this_process
 from gateway.journal.sql import SqlJournal
 from tests.engines import Postgres, without_tables
+from tests.gateway.journals import ended_process
 
 pytestmark = pytest.mark.anyio
 
@@ -355,6 +357,22 @@ async def test_a_lease_runs_out(journal: Journal) -> None:
     with pytest.raises(LeaseLost):
         await journal.renew(lease, 60)
     assert (await journal.lease("e", "two", 60)).token > lease.token
+
+
+async def test_a_process_that_has_ended_holds_nothing(journal: Journal) -> None:
+    await journal.append(started("e"), started("f"))
+    lost = await journal.lease("e", f"{ended_process()}-0", 60)
+    await journal.append(call("e", 0), lease=lost)
+    new = await journal.lease("e", "another", 60)
+    assert new.token > lost.token
+    with pytest.raises(LeaseLost):
+        await journal.append(call("e", 1), lease=lost)
+    await journal.append(call("e", 1), lease=new)
+    for look_alike in (f"{this_process()}-0", "gone", ended_process().partition(":")[2], f":{ended_process()}"):
+        lease = await journal.lease("f", look_alike, 60)
+        with pytest.raises(LeaseHeld):
+            await journal.lease("f", "another", 60)
+        await journal.release(lease)
 
 
 @pytest.mark.parametrize("ttl_seconds", [0, -1, float("inf"), float("nan")])

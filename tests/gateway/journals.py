@@ -16,9 +16,16 @@ from gateway.journal.base import (
     Journal,
     Record,
 )
+from gateway.journal.owner import this_process
 from gateway.journal.sql import SqlJournal
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def ended_process() -> str:
+    """The name of a process like this one that was here before: its pid is another's now."""
+    place, pid, born, rest = this_process().split(":")
+    return f"{place}:{pid}:{int(born) - 1}:{rest}"
 
 
 def started(execution_id: str, tenant_id: str = "acme") -> ExecutionStarted:

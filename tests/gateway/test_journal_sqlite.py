@@ -22,7 +22,7 @@ from gateway.journal.base import Blob, CallStarted, Record, Retention
 from gateway.journal.jobs import Job
 from gateway.journal.owner import is_gone, this_process
 from gateway.journal.sql import SqlJournal
-from tests.gateway.journals import answer, at, call, ended, filled, raw, started, whole
+from tests.gateway.journals import answer, at, call, ended, ended_process, filled, raw, started, whole
 
 pytestmark = pytest.mark.anyio
 
@@ -405,6 +405,8 @@ async def test_a_process_that_lives_is_at_work_on_its_executions(tmp_path: Path)
     assert await journal.unfinished() == []
     await journal.aclose()  # it says goodbye
     assert [one.execution_id for one in await other.unfinished()] == ["open"]
+    await other.lease("open", f"{ended_process()}-1", 60)
+    assert [one.execution_id for one in await other.unfinished()] == ["open"]
     lease = await other.lease("open", "other", 60)
     assert await other.unfinished() == []
     await other.append(ended("open"), lease=lease)
@@ -484,7 +486,7 @@ def test_a_process_is_gone_when_another_has_its_pid() -> None:
     owner = this_process()
     place, pid, born, rest = owner.split(":")
     assert not is_gone(owner)
-    assert is_gone(f"{place}:{pid}:{int(born) - 1}:{rest}")
+    assert is_gone(ended_process())
     assert is_gone(f"{place}:{2**22 + 1}:{born}:{rest}")
     for unknown in ("", "x", f"elsewhere:{pid}:1:{rest}", f"{place}:x:1:{rest}", f"{place}:{pid}", f":{pid}:1:{rest}"):
         assert not is_gone(unknown)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from gateway.errors import JournalUnavailable
-from gateway.journal.base import CallStarted, Record
+from gateway.journal.base import CallStarted, ExecutionFinished, Record
 from gateway.journal.sql import SqlJournal
 from runtimes.mock import MockBackend
 from sandbox import AsyncExec
@@ -79,9 +79,11 @@ async def test_a_host_goes_on_when_the_server_is_there_again(journal_server: Pos
     await outlive(journal_server.url, effects, journal_server.stop, journal_server.start)
 
 
-async def outlive(url: str, effects: Path, fail: Callable[[], None], repair: Callable[[], None]) -> list[Exception]:
+async def outlive(
+    url: str, effects: Path, fail: Callable[[], None], repair: Callable[[], None]
+) -> list[JournalUnavailable]:
     """One host from before its journal fails to after; what it was told meanwhile."""
-    refused: list[Exception] = []
+    refused: list[JournalUnavailable] = []
     async with mocked(url) as host:
         add_tools(host, str(effects), random.Random(7))
 
@@ -110,8 +112,12 @@ async def outlive(url: str, effects: Path, fail: Callable[[], None], repair: Cal
         after = await all_records(host.journal)
         assert all(after[one][: len(records)] == records for one, records in before.items())
         assert made_keys(effects) <= {key for one, records in after.items() for key in started_keys(one, records)}
+        lost = {one.execution_id for one in await host.unfinished()}
+        assert lost == {one for one, records in after.items() if one.isalnum() and not is_over(records)}
+        assert lost <= {error.execution_id for error in refused}
         for execution_id in await unfinished(host.journal):
             assert (await host.resume(execution_id)).ok
+        assert await host.unfinished() == ()
         assert (await host.execute_code(SNIPPET, backend="mock")).ok
     await check(url, effects, heads)
     return refused
@@ -127,6 +133,10 @@ async def mocked(url: str) -> AsyncIterator[AsyncExec]:
 def made_keys(effects: Path) -> set[str]:
     with closing(sqlite3.connect(effects)) as database:
         return {key for (key,) in database.execute("SELECT key FROM effects")}
+
+
+def is_over(records: list[Record]) -> bool:
+    return isinstance(records[-1], ExecutionFinished)
 
 
 def started_keys(execution_id: str, records: list[Record]) -> set[str]:

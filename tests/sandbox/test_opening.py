@@ -1,6 +1,7 @@
 """The start of an execution goes into the journal with the record that follows it, and is there in time without one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 import pytest
@@ -136,17 +137,26 @@ async def test_a_failure_in_the_background_is_told_at_the_next_record() -> None:
             await exec.execute_code("x")
 
 
-async def test_a_cancelled_execution_is_kept_with_its_start_once() -> None:
-    journal = Slow(seconds=0.05)
+async def test_a_cancelled_execution_is_kept_with_its_start_once(tmp_path: Path) -> None:
+    at_work = anyio.Event()
 
     async def script(guest: MockGuest) -> None:
+        at_work.set()
         await guest.run_tool("noop")
 
-    async with mocked(script, journal=journal) as exec:
+    async with mocked(script, journal=f"sqlite:///{tmp_path}/journal.db") as exec:
         noop(exec)
-        with anyio.move_on_after(0.02) as scope:
-            await exec.execute_code("x")
-        assert scope.cancelled_caught
-    names = [name for names in journal.appended for name in names]
-    assert names.count("ExecutionFinished") == 1
-    assert names.count("ExecutionStarted") <= 1
+        for _ in range(20):
+            async with anyio.create_task_group() as tasks:
+                at_work = anyio.Event()
+                tasks.start_soon(exec.execute_code, "x")
+                await at_work.wait()
+                tasks.cancel_scope.cancel()
+        found = (await exec.journal.executions()).executions
+        assert len(found) == 20
+        for one in found:
+            names = [type(record).__name__ for record in await exec.journal.records(one.execution_id)]
+            assert names[0] == "ExecutionStarted"
+            assert names[-1] == "ExecutionFinished"
+            assert names.count("ExecutionStarted") == names.count("ExecutionFinished") == 1
+            assert one.outcome == "cancelled"
