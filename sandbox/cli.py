@@ -96,6 +96,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="New or empty folder for files the snippet leaves.")
     ] = None,
+    journal: _journal.URL = None,
     allow_unsafe: Annotated[bool, typer.Option("--allow-unsafe", help="Permit backends that do not isolate.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Look for errors of type first; if any, do not run.")] = False,
     log: Annotated[
@@ -115,7 +116,8 @@ def run(
             configure_logs(log)
         code, folder = read_code(file), None if out is None else empty_folder(out)
         # One snippet needs one sandbox: nobody would use what is kept warm beside it.
-        async with sandbox.AsyncExec(allow_unsafe=allow_unsafe or None, workers=1, pool_size=0) as exec:
+        unsafe = allow_unsafe or None
+        async with sandbox.AsyncExec(allow_unsafe=unsafe, journal=journal, workers=1, pool_size=0) as exec:
             exec.register(*(tool for where in tools or () for tool in tools_at(where)))
             events = exec.stream_code(
                 code,

@@ -63,6 +63,24 @@ def test_a_call_is_approved_resumed_and_replayed(journal: str) -> None:
     assert said == "the same, to the last byte; 1 calls answered\n"
 
 
+def test_what_the_command_ran_is_taken_up_by_it(journal: str, tmp_path: Path) -> None:
+    (snippet := tmp_path / "snippet.py").write_text("tools.pay(amount=5)")
+    command("run", str(snippet), "--tools", HERE, "--backend", "wasm", "--journal", journal, code=4)
+    (pending,) = json.loads(command("approvals", "list", "--journal", journal, "--json"))
+    command("approvals", "approve", pending["id"], "--journal", journal)
+    assert "paid 5" in command("journal", "resume", pending["execution_id"], "--tools", HERE, "--journal", journal)
+
+
+def test_an_execution_whose_journal_fails_says_which_it_was(journal: str, tmp_path: Path) -> None:
+    (snippet := tmp_path / "snippet.py").write_text("1")
+    missing = journal.replace("journal.db", "missing/journal.db")
+    done = runner.invoke(app, ["run", str(snippet), "--backend", "wasm", "--journal", missing, "--json"])
+    assert done.exit_code == 5
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "journal_unavailable"
+    assert f"(execution {error['execution_id']})" in done.stderr
+
+
 def test_a_rejected_call_fails_and_other_code_is_told_apart(journal: str, tmp_path: Path) -> None:
     execution_id = suspended(journal)
     (pending,) = json.loads(command("approvals", "list", "--journal", journal, "--json"))
