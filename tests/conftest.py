@@ -1,6 +1,7 @@
 """Shared by all tests: asyncio only, and engines that are missing are skips with a name."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ settings.load_profile("toolexec")
 
 # Compiling our modules anew takes every process that a test starts longer than what it is started for.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell has what it runs in the background ignore interrupts, and every process that a test started would do so too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FRUGAL = {"TOOLEXEC_WORKERS": "1", "TOOLEXEC_POOL_SIZE": "1"}
 """Settings for hosts in their own process that run a snippet or two: what they keep warm is started for nothing."""
