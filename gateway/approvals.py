@@ -8,9 +8,10 @@ from typing import Protocol
 
 from gateway.base import JsonValue
 from gateway.errors import ApprovalRejected, InvalidRequest, ToolError
-from gateway.journal.base import ApprovalDecided, ApprovalRequested, Record
+from gateway.journal.base import ApprovalDecided, ApprovalRequested, Blob, Record
 from gateway.past import PastCall, past_calls
 from gateway.policies.base import Call
+from gateway.secrets import Secrets
 
 
 class Verdict(StrEnum):
@@ -72,16 +73,21 @@ def waiting(records: Sequence[Record]) -> list[PastCall]:
     return [call for call in past_calls(records) if call.requested and not call.decided and not call.answered]
 
 
-def requested(call: Call, reason: str, expires_seconds: float | None, arguments_sha256: str) -> ApprovalRequested:
+def requested(
+    call: Call, reason: str, expires_seconds: float | None, arguments_sha256: str, secrets: Secrets | None
+) -> ApprovalRequested:
+    """The record, without secrets, of a call that is made with these arguments and no others."""
     now = datetime.now(UTC)
+    arguments = call.arguments if secrets is None else secrets.value(call.arguments)
     return ApprovalRequested(
         execution_id=call.context.execution_id,
         tenant_id=call.context.caller.tenant_id,
         at=now,
         index=call.context.call_index,
         tool_id=call.tool.id,
+        arguments=Blob.of_json(arguments),
         arguments_sha256=arguments_sha256,
-        reason=reason,
+        reason=reason if secrets is None else secrets.text(reason),
         expires_at=None if expires_seconds is None else now + timedelta(seconds=expires_seconds),
     )
 

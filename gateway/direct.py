@@ -87,7 +87,7 @@ class DirectGateway(Discovery):
         self._secrets = pipeline.secrets
         self._past = past
         self._suspension = suspension
-        self._gate = None if suspension is None else ExecutionGate(journal, past, suspension)
+        self._gate = None if suspension is None else ExecutionGate(journal, past, suspension, self._secrets)
         kept = past.calls if past is not None and past.beyond is Beyond.LIVE else ()
         before = [records_told(call) for call in kept if call.own]
         self._log = CallLog(grant.execution_id, journal, on_call, grant.caller, pipeline.feed, before=before)

@@ -182,7 +182,7 @@ class LeaseHeld(SandboxError):
 
     def __init__(self, execution_id: str, owner: str) -> None:
         self.owner = owner
-        super().__init__(f"execution {execution_id} is held by {owner!r}; it is free when that ends or runs out")
+        super().__init__(f"execution {execution_id} is held by {owner}; it is free when that ends or runs out")
 
 
 class LeaseLost(SandboxError):

@@ -9,6 +9,7 @@ from gateway.errors import CallInDoubt
 from gateway.journal.base import ApprovalDecided, arguments_sha256
 from gateway.past import Past, PastCall
 from gateway.policies.base import Call
+from gateway.secrets import Secrets
 from gateway.suspension import Suspension
 
 IN_DOUBT = "it was cut off by a crash, and may have been done already"
@@ -17,15 +18,16 @@ IN_DOUBT = "it was cut off by a crash, and may have been done already"
 class ExecutionGate:
     """Implements `gateway.approvals.Gate` for one execution."""
 
-    def __init__(self, journal: Keeper, past: Past | None, suspension: Suspension) -> None:
+    def __init__(self, journal: Keeper, past: Past | None, suspension: Suspension, secrets: Secrets | None) -> None:
         self._journal = journal
+        self._secrets = secrets
         self._past = past
         self._suspension = suspension
         self._waiting: set[int] = set()
 
     def keeps(self, index: int) -> bool:
-        """Whether the call with this index waits beyond the end of this run."""
-        return self._suspension.fired and index in self._waiting
+        """Whether the call with this index waits beyond the end of this run, whoever gave it up."""
+        return index in self._waiting
 
     async def admit(self, call: Call, reason: str, expires_seconds: float | None) -> None:
         decided = await self._decided(call, reason, expires_seconds)
@@ -53,11 +55,13 @@ class ExecutionGate:
     async def _decided(self, call: Call, reason: str, expires_seconds: float | None) -> ApprovalDecided:
         index = call.context.call_index
         found = None if self._past is None else self._past.by_index(index)
-        if found is not None and found.decided is not None and not found.tried:
+        asked = None if found is None else found.requested
+        sha256 = arguments_sha256(call.arguments)
+        same = asked is not None and asked.arguments_sha256 == sha256  # else a default of the tool has changed, say
+        if found is not None and same and found.decided is not None and not found.tried:
             return found.decided
-        if found is None or found.requested is None or found.decided is not None:
-            sha256 = arguments_sha256(call.arguments)
-            await self._journal.append(requested(call, reason, expires_seconds, sha256))
+        if found is None or not same or found.decided is not None:
+            await self._journal.append(requested(call, reason, expires_seconds, sha256, self._secrets))
         elif (expiry := expired(found)) is not None:
             await self._journal.append(expiry)
             return expiry

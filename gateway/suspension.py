@@ -1,5 +1,6 @@
 """Ends an execution whose calls wait for a person, as soon as nothing else of it is at work."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,16 +15,20 @@ GATHER_SECONDS = 0.5
 
 
 class Suspension:
-    """Of one execution. `on_suspend` ends it; it may be called more than once. `deadline`, of `time.monotonic()`, is
-    when the execution would be ended anyway."""
+    """Of one execution. `on_wait` is called when the first call waits: from then on that is how the execution ends,
+    whatever its guest does. `on_suspend` ends it. `deadline`, of `time.monotonic()`, is when it would be ended anyway.
+    """
 
-    def __init__(self, on_suspend: Callable[[], None], deadline: float | None = None) -> None:
-        self.fired = False
+    def __init__(
+        self, on_wait: Callable[[], None], on_suspend: Callable[[], None], deadline: float | None = None
+    ) -> None:
+        self._on_wait = on_wait
         self._on_suspend = on_suspend
         self._deadline = deadline
         self._busy = 0
         self._moved_at = time.monotonic()
         self._waiting_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -38,25 +43,32 @@ class Suspension:
     async def admit(self) -> None:
         """Does not return for a call that comes too late to be begun."""
         if self._waiting_since is not None and time.monotonic() - self._waiting_since > GATHER_SECONDS:
-            await self._end_when_settled()
+            await anyio.sleep_forever()
 
     async def wait_for_person(self) -> None:
-        """Does not return: the call that needs a person waits here until the guest is ended."""
-        if self._waiting_since is None:
-            self._waiting_since = time.monotonic()
+        """Does not return: the call that needs a person waits here until the guest is ended. A guest that gives it up
+        changes nothing."""
         self._busy -= 1
         self._moved_at = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+            self._on_wait()
+            self._look()
         try:
-            await self._end_when_settled()
+            await anyio.sleep_forever()
         finally:
             self._busy += 1
 
-    async def _end_when_settled(self) -> None:
-        while not self._settled():  # noqa: ASYNC110 - it is time that has to pass
-            await anyio.sleep(SETTLE_SECONDS / 2)
-        self.fired = True
-        self._on_suspend()
-        await anyio.sleep_forever()
+    def close(self) -> None:
+        """The execution is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._settled():
+            self._on_suspend()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS / 2, self._look)
 
     def _settled(self) -> bool:
         now = time.monotonic()

@@ -124,8 +124,12 @@ class Supervisor:
 
     def stop(self, reason: Stop) -> None:
         """End the execution; the first reason counts."""
-        self._stop = self._stop or reason
+        self.mark(reason)
         self._attachment.hang_up()
+
+    def mark(self, reason: Stop) -> None:
+        """However the execution ends, this is why, unless there was a reason before."""
+        self._stop = self._stop or reason
 
     def _output(self, stream: StreamName, data: bytes) -> None:
         if self._collected.output(stream, data):
@@ -136,12 +140,13 @@ class Supervisor:
         stop = self._stop or (Stop.PROTOCOL if fault is not None else None)
         if stop in _OVERTAKEN and finished is not None:
             stop = None  # it finished while we were reaching for it
+        said = None if stop is Stop.SUSPENDED else finished
         verdict = judge(stop=stop, fault=str(fault or ""), finished=finished, ending=ending, held=self._held)
         hello = self._attachment.hello
         return Ended(
             verdict=verdict,
-            value=finished.value if finished else None,
-            value_is_repr=bool(finished and finished.value_is_repr),
+            value=said.value if said else None,
+            value_is_repr=bool(said and said.value_is_repr),
             collected=self._collected,
             usage=self._sandbox.usage(),
             evidence={**self._sandbox.evidence, "guest": dict(hello.evidence) if hello else {}},
@@ -150,7 +155,7 @@ class Supervisor:
         )
 
 
-_OVERTAKEN = (Stop.DEADLINE, Stop.SUSPENDED, Stop.RECORD_ENDS)
+_OVERTAKEN = (Stop.DEADLINE, Stop.RECORD_ENDS)
 
 
 async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:

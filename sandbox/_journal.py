@@ -198,14 +198,14 @@ def prune(
     url: URL = None,
     tenant: TENANT = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the ledger.")] = "retention",
+    suspended: Annotated[bool, typer.Option("--suspended", help="Also those that wait for a person.")] = False,
     json_output: JSON = False,
 ) -> None:
     """Delete executions that ended long ago. The chains stay verifiable, and say what was deleted."""
 
     async def ask(journal: Journal) -> Any:
-        return await journal.prune(
-            Retention(older_than=_span("--older-than", older_than), tenant_id=tenant, reason=reason)
-        )
+        span = _span("--older-than", older_than)
+        return await journal.prune(Retention(older_than=span, tenant_id=tenant, reason=reason, suspended=suspended))
 
     found = _ask(url, ask, json_output=json_output)
     if json_output:

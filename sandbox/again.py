@@ -1,8 +1,7 @@
 """An execution run again from its records: as a replay, or to go on where it stopped."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.calls import Keeper
@@ -58,7 +57,8 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How one run of an execution begins, and where its records go. `past` is None for a first run."""
+    """How one run of an execution begins, and where its records go. `past` is None for a first run; `resumes` says that
+    `started` is the first run's, and this one goes on from there."""
 
     execution_id: str
     started: ExecutionStarted
@@ -68,6 +68,7 @@ class Run:
     unix_micros: int = 0
     earlier: tuple[str, ...] = ()
     suspends: bool = True
+    resumes: bool = False
 
     @classmethod
     def first(cls, started: ExecutionStarted, journal: Keeper) -> "Run":
@@ -118,11 +119,6 @@ async def turns_of(journal: Journal, found: Recorded) -> list[Recorded]:
 async def tape_of(journal: Journal, records: Sequence[Record]) -> bytes:
     """All that the guest was told of time."""
     return b"".join([await journal.read(part) for part in past_tape(records)])
-
-
-def taken_up(first: ExecutionStarted) -> ExecutionStarted:
-    """The record of an execution's next run."""
-    return replace(first, at=datetime.now(UTC), mode=Mode.RESUME)
 
 
 async def request_of(

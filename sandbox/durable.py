@@ -14,7 +14,7 @@ import anyio
 from gateway.answers import told, with_artifacts
 from gateway.approvals import PendingApproval, Verdict, approval_id, parse_approval_id, waiting
 from gateway.base import JsonValue
-from gateway.errors import InvalidRequest, LeaseHeld, NotRecorded, ReplayDiverged, SandboxError
+from gateway.errors import InvalidInput, InvalidRequest, LeaseHeld, NotRecorded, ReplayDiverged, SandboxError
 from gateway.journal.base import (
     ApprovalDecided,
     Blob,
@@ -37,7 +37,6 @@ from sandbox.again import (
     Run,
     check_resumable,
     request_of,
-    taken_up,
     tape_of,
     turns_of,
 )
@@ -53,6 +52,8 @@ GUEST_ENDS = frozenset({Outcome.COMPLETED, Outcome.RAISED, Outcome.EXITED})
 """Outcomes to which a snippet comes by itself."""
 
 LEASE_SECONDS = 30.0
+RESUME_SECONDS = 10.0
+"""How often a host with `resume="auto"` looks for what others left."""
 """How long an execution that is taken up stays this host's after its last sign of life."""
 
 DECIDE_SECONDS = 10.0
@@ -106,6 +107,7 @@ class Durable:
         self._journal = journal
         self._registry = registry
         self._runtime = runtime
+        self._secrets = runtime.pipeline.secrets
         self._run = runtime.execute
         self._on_approval = on_approval
         self._owner, self._leases = this_process(), itertools.count()
@@ -154,12 +156,13 @@ class Durable:
                 request = await request_of(self._journal, recorded.first)
                 run = Run(
                     execution_id,
-                    taken_up(recorded.first),
+                    recorded.first,
                     keeper,
                     past,
                     await self._tape([*turns, recorded]),
                     (turns or [recorded])[0].unix_micros,
                     await self._codes(turns),
+                    resumes=True,
                 )
                 result = await self._run(request, observe or unobserved, run)
         finally:
@@ -228,8 +231,18 @@ class Durable:
                 found[execution_id] = one
         return tuple(sorted(found.values(), key=lambda one: (one.started_at, one.execution_id)))
 
-    async def resume_all(self) -> None:
-        """Take up, one after another, what is unfinished now; what another host has taken is left to it."""
+    async def keep_resuming(self) -> None:
+        """Take up what is unfinished, now and whenever a host is seen to be gone: one that died before this machine
+        started, say, is only once its lease has run out."""
+        while True:
+            try:
+                await self._resume_all()
+            except SandboxError as error:
+                _log.warning("what is unfinished could not be looked for: %s", error)
+            await anyio.sleep(RESUME_SECONDS)
+
+    async def _resume_all(self) -> None:
+        """One after another; what another host has taken is left to it."""
         for one in await self._journal.unfinished():
             try:
                 found = await self._journal.execution(one.execution_id)
@@ -267,8 +280,8 @@ class Durable:
             index=index,
             verdict=verdict,
             arguments=arguments,
-            reason=decision.reason,
-            by=decision.by,
+            reason=self._masked(decision.reason),
+            by=self._masked(decision.by),
         )
         await self._append(execution_id, record)
 
@@ -279,11 +292,17 @@ class Durable:
         await self.decide(pending.id, verdict, kept)
 
     def _edited(self, pending: PendingApproval, arguments: Mapping[str, JsonValue]) -> Blob:
-        """Raises InvalidInput when the tool would not take them."""
+        """Raises InvalidInput when the tool would not take them, or they hold a secret: records may not."""
         tool = self._registry.find(pending.tool_id)
         if tool is None:
             raise NotRecorded(f"tool {pending.tool_id!r} among those that are registered now")
-        return Blob.of_json(tool.input.validate_input(dict(arguments)))
+        valid = tool.input.validate_input(dict(arguments))
+        if self._secrets is not None and self._secrets.value(valid) != valid:
+            raise InvalidInput("a secret of this host is in these arguments; leave it out, and let the tool name it")
+        return Blob.of_json(valid)
+
+    def _masked(self, text: str) -> str:
+        return text if self._secrets is None else self._secrets.text(text)
 
     def _next_owner(self) -> str:
         """Another one each time: this host too takes an execution up once at a time. Begins with the process, so that
@@ -304,7 +323,7 @@ class Durable:
     async def _described(self, call: PastCall) -> PendingApproval:
         asked = call.requested
         assert asked is not None
-        arguments = call.started.arguments.with_data(await self._journal.read(call.started.arguments))
+        arguments = asked.arguments.with_data(await self._journal.read(asked.arguments))
         return PendingApproval(
             id=approval_id(asked.execution_id, asked.index),
             execution_id=asked.execution_id,

@@ -359,7 +359,7 @@ class AsyncExec(Toolbox, Controls, Observed, History):
                 raise
         if self._resumes:
             self._resumes = False
-            tasks.start_soon(self._durable.resume_all)
+            tasks.start_soon(self._durable.keep_resuming)
         return tasks
 
     def _alive(self, tasks: TaskGroup) -> TaskGroup:

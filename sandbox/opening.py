@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 
 from gateway.calls import Keeper
+from gateway.errors import LeaseLost
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted, Record
 
 OPEN_SECONDS = 0.05
@@ -81,11 +82,15 @@ class Openings:
         self._waiting.append((anyio.current_time() + OPEN_SECONDS, opening))
         self._some.set()
         self.unended.pop(started.execution_id, None)
+        is_lost = False
         try:
             yield opening
+        except LeaseLost:
+            is_lost = True  # another host goes on with it
+            raise
         finally:
             opening.is_settled = True
-            if not opening.is_ended:
+            if not (opening.is_ended or is_lost):
                 self.unended[started.execution_id] = None
                 if len(self.unended) > MAX_UNENDED:
                     del self.unended[next(iter(self.unended))]

@@ -205,7 +205,7 @@ class Runtime:
             return await self._turn_down(run, request, decision, flaws)
         claimed = await self._pool(decision, request).claim()
         begun = time.perf_counter()
-        async with self._openings.begun(run.keeper, run.started) as keeper:
+        async with self._openings.begun(run.keeper, self._record_of(run, request, decision)) as keeper:
             run = replace(run, keeper=keeper)
             try:
                 observe(Event("started", execution_id=run.execution_id, backend=decision.backend))
@@ -233,6 +233,13 @@ class Runtime:
     def _start_of(self, execution_id: str, request: Request, decision: Decision) -> ExecutionStarted:
         return started(execution_id, request, decision, self._capabilities[decision.backend], self.pipeline.secrets)
 
+    def _record_of(self, run: Run, request: Request, decision: Decision) -> ExecutionStarted:
+        """With which this run begins: one that goes on says what it has now, under the seed of the first."""
+        if not run.resumes:
+            return run.started
+        now = self._start_of(run.execution_id, request, decision)
+        return replace(now, mode=Mode.RESUME, parent=run.started.parent, seed=run.started.seed)
+
     async def _supervise(
         self, run: Run, request: Request, decision: Decision, claimed: Claimed, observe: Observer
     ) -> tuple[ExecutionResult, TapeLog]:
@@ -241,14 +248,16 @@ class Runtime:
         collected = Collected(limits.output_bytes, output_observer(observe))
         supervisor = Supervisor(claimed.sandbox, claimed.attachment, limits, decision.enforced, collected)
         grant = _grant(run.execution_id, request, limits)
-        suspend = partial(supervisor.stop, Stop.SUSPENDED)
+        suspension = Suspension(
+            partial(supervisor.mark, Stop.SUSPENDED), partial(supervisor.stop, Stop.SUSPENDED), grant.deadline
+        )
         gateway = self.gateway(
             grant,
             call_observer(observe),
             partial(supervisor.stop, Stop.CALL_FLOOD),
             keeper=run.keeper,
             past=past,
-            suspension=Suspension(suspend, grant.deadline) if run.suspends else None,
+            suspension=suspension if run.suspends else None,
         )
         if past is not None:
             past.on_end = partial(supervisor.stop, Stop.RECORD_ENDS)
@@ -259,6 +268,7 @@ class Runtime:
             ended = await supervisor.run(frame, gateway, gateway.tape)
         finally:
             grant.closed = True
+            suspension.close()
         if past is not None:
             departed = ended.departed or gateway.tape.goes_on
             past.exact = not departed and self._told_the_same(run, decision)
@@ -287,7 +297,7 @@ class Runtime:
     ) -> ExecutionResult:
         """An execution that ends before it begins: recorded, and nothing run."""
         result = flawed_result(run.execution_id, request, decision, flaws)
-        await run.keeper.append(run.started)
+        await run.keeper.append(self._record_of(run, request, decision))
         await self._record_end(run.keeper, ended(result, request, self.pipeline.secrets))
         return result
 

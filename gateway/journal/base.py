@@ -169,12 +169,14 @@ class Verification:
 class Retention:
     """Which executions to delete: ended, and older than `older_than`; of one tenant, None for all.
 
-    Unfinished executions stay. `reason` goes into the ledger.
+    Unfinished executions stay, and so do those that wait for a person unless `suspended` is on. `reason` goes into the
+    ledger.
     """
 
     older_than: timedelta
     tenant_id: str | None = None
     reason: str = "retention"
+    suspended: bool = False
 
     def __post_init__(self) -> None:
         if self.older_than < timedelta(0):
@@ -246,7 +248,8 @@ class Journal(Protocol):
 
     async def lease(self, execution_id: str, owner: str, ttl_seconds: float) -> Lease:
         """Take an execution for `owner` alone. Raises LeaseHeld while another owner has it, unless its name begins with
-        a process (`gateway.journal.owner`) that is known to have ended."""
+        a process (`gateway.journal.owner`) that is known to have ended; and while another host, which lives, has begun
+        the execution and not ended it."""
         ...
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:

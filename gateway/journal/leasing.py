@@ -3,7 +3,7 @@
 from gateway.errors import LeaseHeld, LeaseLost
 from gateway.journal.base import Lease
 from gateway.journal.listing import at_microseconds
-from gateway.journal.owner import is_gone
+from gateway.journal.owner import is_gone, spoken
 from gateway.journal.rows import Rows
 from gateway.journal.writing import lock_chains
 
@@ -12,13 +12,15 @@ _FORGOTTEN = 86_400_000_000
 """Microseconds after which a host that never said goodbye is removed."""
 
 
-def lease(rows: Rows, execution_id: str, owner: str, ttl_seconds: float) -> Lease:
+def lease(rows: Rows, execution_id: str, owner: str, ttl_seconds: float, host: str) -> Lease:
+    """For `owner`, on the host of this name."""
     # Appends lock the chain too, so none is under way whose writer has not seen this lease.
     known = rows.fetch(
         "SELECT tenant_id FROM journal_executions WHERE execution_id = :execution_id", {"execution_id": execution_id}
     )
     lock_chains(rows, [row[0] for row in known])
     now = rows.now()
+    _check_left(rows, execution_id, host, now)
     expires_at = now + round(ttl_seconds * 1e6)
     rows.run(
         "INSERT INTO journal_leases (name, owner, token, expires_at) VALUES (:name, '', 0, 0) ON CONFLICT DO NOTHING",
@@ -34,8 +36,21 @@ def lease(rows: Rows, execution_id: str, owner: str, ttl_seconds: float) -> Leas
         binds,
     )
     if not found:
-        raise LeaseHeld(execution_id, holder)
+        raise LeaseHeld(execution_id, spoken(holder))
     return Lease(execution_id, owner, found[0][0], at_microseconds(expires_at))
+
+
+def _check_left(rows: Rows, execution_id: str, host: str, now: int) -> None:
+    """Raises LeaseHeld while another host, which lives, has begun the execution and not ended it."""
+    binds = {"execution_id": execution_id, "host": host, "now": now}
+    at_work = rows.fetch(
+        "SELECT e.owner FROM journal_executions e JOIN journal_leases h ON h.name = 'host:' || e.owner "
+        "WHERE e.execution_id = :execution_id AND e.outcome = '' AND e.mode <> 'host' AND e.owner <> :host "
+        "AND h.expires_at > :now",
+        binds,
+    )
+    if at_work and not is_gone(at_work[0][0]):
+        raise LeaseHeld(execution_id, spoken(at_work[0][0]))
 
 
 def renew(rows: Rows, held: Lease, ttl_seconds: float) -> Lease:

@@ -12,6 +12,9 @@ MAX_PAGE = 1000
 UNFINISHED = "unfinished"
 """Stands for an outcome in a filter."""
 
+SUSPENDED = "suspended"
+"""The outcome of an execution that waits for a person."""
+
 
 def begun(record: Record) -> ExecutionSummary:
     """An execution of which this is the first record; without a start it is a call of the host itself."""

@@ -25,6 +25,7 @@ from gateway.journal.base import (
 from gateway.journal.codec import content_of
 from gateway.journal.ledger import GENESIS, Head, Verifier, linked
 from gateway.journal.listing import (
+    SUSPENDED,
     begun,
     check_limit,
     check_ttl,
@@ -34,7 +35,7 @@ from gateway.journal.listing import (
     microseconds,
     read_cursor,
 )
-from gateway.journal.owner import is_gone
+from gateway.journal.owner import is_gone, spoken
 from gateway.journal.records import (
     INLINE_BYTES,
     Blob,
@@ -165,7 +166,7 @@ class MemoryJournal:
         check_ttl(ttl_seconds)
         held = self._leases.get(execution_id)
         if held is not None and held.owner != owner and self._is_live(held) and not is_gone(held.owner):
-            raise LeaseHeld(execution_id, held.owner)
+            raise LeaseHeld(execution_id, spoken(held.owner))
         token = 1 if held is None else held.token + (held.owner != owner or not self._is_live(held))
         return self._hold(Lease(execution_id, owner, token, self._in(ttl_seconds)))
 
@@ -294,5 +295,7 @@ def _place(found: ExecutionSummary) -> tuple[int, str]:
 
 def _may_go(one: _Execution, retention: Retention, before: datetime) -> bool:
     if not one.ended or retention.tenant_id not in (None, one.first.tenant_id):
+        return False
+    if one.summary.outcome == SUSPENDED and not retention.suspended:
         return False
     return (one.summary.ended_at or one.first.at) < before

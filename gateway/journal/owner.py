@@ -23,6 +23,15 @@ def is_gone(owner: str) -> bool:
     return _started(int(pid)) != started
 
 
+def spoken(owner: str) -> str:
+    """For a message: the process where the name begins with one, else the name."""
+    place, _, rest = owner.partition(_SEPARATOR)
+    pid = rest.partition(_SEPARATOR)[0]
+    if not pid.isdecimal():
+        return repr(owner)
+    return f"process {pid}" if place == _place() else f"process {pid} of another machine or container"
+
+
 def _place() -> str:
     """This boot of this machine and our namespace of pids; empty where there is no such thing."""
     try:

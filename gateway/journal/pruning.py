@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.journal.base import Pruned, Retention
 from gateway.journal.ledger import GENESIS
-from gateway.journal.listing import microseconds
+from gateway.journal.listing import SUSPENDED, microseconds
 from gateway.journal.records import RecordsPruned
 from gateway.journal.rows import Rows, among
 from gateway.journal.writing import append_own, lock_chains
@@ -42,13 +42,14 @@ def total_of(one: Pruned, other: Pruned) -> Pruned:
 def _executions(rows: Rows, retention: Retention) -> list[tuple[str, str]]:
     """Ended ones that are old enough. A call of the host itself has ended when all its calls have."""
     before = microseconds(datetime.now(UTC) - retention.older_than)
-    binds: dict[str, Any] = {"before": before, "limit": BATCH}
+    binds: dict[str, Any] = {"before": before, "limit": BATCH, "stays": "" if retention.suspended else SUSPENDED}
     mine = ""
     if retention.tenant_id is not None:
         binds["tenant_id"], mine = retention.tenant_id, "AND tenant_id = :tenant_id"
     count = "(SELECT count(*) FROM journal_records r WHERE r.execution_id = e.execution_id AND r.kind = '{}')"
     found = rows.fetch(
-        "SELECT execution_id, tenant_id FROM journal_executions e WHERE ((outcome <> '' AND ended_at < :before) "
+        "SELECT execution_id, tenant_id FROM journal_executions e WHERE ((outcome <> '' AND outcome <> :stays "
+        "AND ended_at < :before) "
         f"OR (mode = 'host' AND started_at < :before AND {count.format('call_started')} = "
         f"{count.format('call_finished')})) {mine} ORDER BY started_at LIMIT :limit",
         binds,

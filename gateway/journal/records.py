@@ -234,13 +234,15 @@ class ExecutionFinished(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequested(Record):
-    """The call with this index waits for a person; it was not made. `reason` is why it needs one, `expires_at` None for
+    """The call with this index waits for a person; it was not made. `arguments` are those that it would be made with,
+    and `arguments_sha256` theirs before secrets were masked; `reason` is why it needs a person, `expires_at` None for
     no end of waiting."""
 
     kind: ClassVar[str] = "approval_requested"
 
     index: int
     tool_id: str
+    arguments: Blob
     arguments_sha256: str
     reason: str = ""
     expires_at: datetime | None = None

@@ -131,7 +131,7 @@ class SqlJournal:
 
     async def lease(self, execution_id: str, owner: str, ttl_seconds: float) -> Lease:
         check_ttl(ttl_seconds)
-        return await self._store.step(lambda rows: leasing.lease(rows, execution_id, owner, ttl_seconds))
+        return await self._store.step(lambda rows: leasing.lease(rows, execution_id, owner, ttl_seconds, self.owner))
 
     async def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
         check_ttl(ttl_seconds)

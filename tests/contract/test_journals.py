@@ -447,6 +447,16 @@ async def test_retention_again_and_again(journal: Journal) -> None:
         await journal.read(Blob.of(LARGE).without_data())
 
 
+async def test_what_waits_for_a_person_stays_unless_it_is_asked_for(journal: Journal) -> None:
+    *records, last = whole("e")
+    assert isinstance(last, ExecutionFinished)
+    await journal.append(*records, replace(last, outcome="suspended"))
+    everything = Retention(older_than=timedelta(0))
+    assert (await journal.prune(everything)).executions == 0
+    assert (await journal.prune(replace(everything, suspended=True))).executions == 1
+    assert (await journal.verify()).ok
+
+
 async def test_what_is_young_or_unfinished_stays(journal: Journal) -> None:
     await journal.append(started("open"), call("h", 0))
     await journal.append(replace(started("new"), at=datetime.now(UTC)), replace(ended("new"), at=datetime.now(UTC)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, LeaseLost
+from gateway.errors import Closed, InvalidRequest, JournalCorrupt, JournalUnavailable, LeaseHeld, LeaseLost
 from gateway.journal import sqlite
 from gateway.journal.base import Blob, CallStarted, Record, Retention
 from gateway.journal.jobs import Job
@@ -403,6 +403,10 @@ async def test_a_process_that_lives_is_at_work_on_its_executions(tmp_path: Path)
     await journal.append(call("host", 0))
     assert await other.unfinished() == []
     assert await journal.unfinished() == []
+    with pytest.raises(LeaseHeld, match=f"held by process {os.getpid()}; it is free when that ends"):
+        await other.lease("open", "other", 60)
+    await other.lease("over", "other", 60)
+    await journal.release(await journal.lease("open", "itself", 60))
     await journal.aclose()  # it says goodbye
     assert [one.execution_id for one in await other.unfinished()] == ["open"]
     await other.lease("open", f"{ended_process()}-1", 60)

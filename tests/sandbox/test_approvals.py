@@ -1,12 +1,14 @@
 """Calls that wait for a person: the guest is ended, and learns of it nothing but a refusal."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.approvals import PendingApproval
 from gateway.errors import ApprovalRejected, InvalidInput, InvalidRequest, NotRecorded
+from gateway.journal.codec import content_of
 from gateway.policies.approval import Approval, ApprovalRule
 from gateway.policies.base import Call, Policies
 from gateway.policies.kinds import policies_from_json
@@ -158,6 +160,105 @@ async def test_a_guest_cannot_catch_or_put_off_its_end(rig: Rig, code: str) -> N
     assert result.duration_seconds < 7
     assert "no" not in result.stdout
     assert rig.paid == []
+
+
+GIVES_UP = """
+import asyncio
+try:
+    await asyncio.wait_for(tools.aio.pay(amount=5), 0.02)
+except asyncio.TimeoutError:
+    print("given up")
+tools.look()
+"""
+LEAVES = """
+import asyncio
+task = asyncio.ensure_future(tools.aio.pay(amount=5))
+await asyncio.sleep(0.02)
+"left"
+"""
+GOES_ON = """
+import asyncio
+task = asyncio.ensure_future(tools.aio.pay(amount=5))
+for _ in range(10):
+    await asyncio.sleep(0.01)
+    await tools.aio.look()
+"done"
+"""
+RAISES = LEAVES + "raise SystemExit(3)"
+
+
+@pytest.mark.parametrize("kind", ["wasm", "unsafe"])
+@pytest.mark.parametrize("code", [GIVES_UP, LEAVES, GOES_ON, RAISES], ids=["give up", "leave", "go on", "raise"])
+async def test_a_call_waits_whatever_its_guest_does_meanwhile(code: str, kind: str) -> None:
+    if not WASM.exists():
+        require("wasm", "the guest is not built")
+    async with AsyncExec(workers=1, pool_size=1, allow_unsafe=True) as exec:
+        rig = Rig(exec)
+        result = await exec.execute_code(code, backend=kind, profile="dev")
+        assert (result.outcome, result.value) == (Outcome.SUSPENDED, None)
+        (pending,) = await exec.approvals()
+        assert (pending.execution_id, pending.arguments) == (result.execution_id, {"amount": 5})
+        assert rig.paid == []
+
+
+async def test_a_call_that_was_given_up_is_made_once_when_it_is_approved(rig: Rig) -> None:
+    result = await rig.run(GIVES_UP)
+    (pending,) = await rig.exec.approvals()
+    await rig.exec.approve(pending.id)
+    assert (await rig.exec.resume(result.execution_id)).outcome is Outcome.COMPLETED
+    assert rig.paid == [5]
+    assert await rig.exec.approvals() == ()
+
+
+async def test_an_approval_is_for_the_arguments_that_the_call_is_made_with(tmp_path: Path) -> None:
+    made: list[tuple[int, str]] = []
+
+    def host(default: str) -> AsyncExec:
+        exec = AsyncExec(journal=f"sqlite:///{tmp_path}/journal.db", workers=1, pool_size=1)
+
+        def pay(amount: int, currency: str = default) -> None:
+            """Pay."""
+            made.append((amount, currency))
+
+        exec.tool(policies=Policies(approval=Approval()))(pay)
+        return exec
+
+    async with host("EUR") as exec:
+        execution_id = (await exec.execute_code("tools.pay(amount=5)", backend="wasm")).execution_id
+        (pending,) = await exec.approvals()
+        assert pending.arguments == {"amount": 5, "currency": "EUR"}
+        await exec.approve(pending.id)
+    async with host("USD") as exec:
+        assert (await exec.resume(execution_id)).outcome is Outcome.SUSPENDED
+        assert made == []
+        (pending,) = await exec.approvals()
+        assert pending.arguments == {"amount": 5, "currency": "USD"}
+        await exec.approve(pending.id)
+        assert (await exec.resume(execution_id)).ok
+    assert made == [(5, "USD")]
+
+
+async def test_decisions_are_recorded_without_secrets() -> None:
+    secret = "hunter2-the-secret"
+    async with AsyncExec(workers=1, pool_size=1, secrets={"KEY": secret}) as exec:
+        Rig(exec)
+        exec.tool(policies=Policies(approval=ApprovalRule(lambda call: f"because of {secret}")))(note)
+        execution_id = (await exec.execute_code("tools.note(text='x')", backend="wasm")).execution_id
+        (pending,) = await exec.approvals()
+        assert secret not in pending.reason
+        with pytest.raises(InvalidInput, match="a secret of this host"):
+            await exec.edit(pending.id, {"text": f"about {secret}"})
+        await exec.reject(pending.id, f"I know {secret}", by=secret)
+        await exec.resume(execution_id)
+        written = "".join(repr(record) for record in await exec.journal.records(execution_id))
+        written += "".join(content_of(record).data.decode() for record in await exec.journal.records(execution_id))
+    assert "approval_decided" in written
+    assert secret not in written
+
+
+def note(text: str) -> str:
+    """Take a note."""
+    return text
 
 
 async def test_a_rule_decides_by_the_arguments(rig: Rig) -> None:

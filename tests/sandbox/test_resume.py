@@ -4,7 +4,7 @@ A crash is a copy of the journal as it is at some moment: all that a host that d
 """
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import anyio
 import pytest
 
-from gateway.errors import InvalidRequest, LeaseHeld, ReplayDiverged
-from gateway.journal.base import Mode
+from gateway.errors import InvalidRequest, JournalUnavailable, LeaseHeld, ReplayDiverged
+from gateway.journal.base import ExecutionStarted, Mode
 from gateway.journal.sql import SqlJournal
 from gateway.payload import Encoded
 from gateway.policies.base import Call, Policies, Proceed
 from runtimes.wasm.backend import WASM
-from sandbox import AsyncExec, ExecutionResult, Outcome, ToolContext
+from sandbox import AsyncExec, ExecutionResult, Outcome, ToolContext, durable, recorded
 from tests.conftest import require
 
 pytestmark = pytest.mark.anyio
@@ -43,8 +43,9 @@ class World:
         self.first = self.host("first.db")
         self.second = self.host("second.db")
 
-    def host(self, name: str) -> AsyncExec:
-        exec = AsyncExec(journal=f"sqlite:///{self.folder}/{name}", workers=1, pool_size=1, allow_unsafe=True)
+    def host(self, name: str, **options: Any) -> AsyncExec:
+        journal = f"sqlite:///{self.folder}/{name}"
+        exec = AsyncExec(journal=journal, workers=1, pool_size=1, allow_unsafe=True, **options)
         exec.tool()(self.step)
         exec.tool(in_doubt="retry")(self.again)
         exec.tool(in_doubt="ask")(self.ask)
@@ -66,6 +67,8 @@ class World:
                 closing(sqlite3.connect(self.folder / "second.db")) as copy,
             ):
                 source.backup(copy)
+                copy.execute("DELETE FROM journal_leases")  # it is dead, and its time is over
+                copy.commit()
         return n
 
     async def step(self, n: int) -> int:
@@ -249,6 +252,30 @@ async def test_one_host_takes_an_execution_up_once_at_a_time(world: World) -> No
     assert world.done == [("look", 2), ("step", 3)]
 
 
+async def test_a_host_keeps_looking_for_what_others_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "RESUME_SECONDS", 0.02)
+    answers: Iterator[Any] = iter((JournalUnavailable("in this test", "it is told to fail"), []))
+    execution_id = await world.cut_off(CODE.format(tool="look"), "look2")
+    third = world.host("second.db", resume="auto")
+    find = third.journal.unfinished
+
+    async def unfinished() -> Any:
+        match next(answers, None):
+            case JournalUnavailable() as error:
+                raise error
+            case []:
+                return []
+        return await find()
+
+    monkeypatch.setattr(third.journal, "unfinished", unfinished)
+    async with third:
+        with anyio.fail_after(20):
+            while (found := await third.journal.execution(execution_id)) is None or not found.outcome:  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+    assert found.outcome == "completed"
+    assert world.done == [("look", 2), ("step", 3)]
+
+
 async def test_what_another_host_has_suspended_meanwhile_is_left_alone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +288,7 @@ async def test_what_another_host_has_suspended_meanwhile_is_left_alone(
         return listed
 
     monkeypatch.setattr(world.second.journal, "unfinished", unfinished)
-    await world.second._durable.resume_all()
+    await world.second._durable._resume_all()
     assert await world.second.journal.records(execution_id) == before
 
 
@@ -361,9 +388,15 @@ async def test_a_snippet_that_does_not_come_to_the_same_point_does_nothing_new(w
     assert result.ok
 
 
-async def test_the_records_say_that_it_was_taken_up(world: World) -> None:
+async def test_the_records_say_that_it_was_taken_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     execution_id = await world.cut_off(CODE.format(tool="look"), "look2")
+    monkeypatch.setattr(recorded, "_own_version", lambda: "99.9")
     await world.second.resume(execution_id)
+    first, second = [
+        one for one in await world.second.journal.records(execution_id) if isinstance(one, ExecutionStarted)
+    ]
+    assert (first.environment["toolexec"] != "99.9", second.environment["toolexec"]) == (True, "99.9")
+    assert (second.seed, second.code) == (first.seed, first.code)
     journal = SqlJournal(f"sqlite:///{world.folder}/second.db")
     found = await journal.execution(execution_id)
     assert found is not None
