@@ -14,12 +14,13 @@ from gateway.errors import SandboxError
 from gateway.journal.base import Blob, ExecutionFinished, ExecutionStarted
 from gateway.payload import MAX_ERROR_TEXT, MAX_RECORDED_BYTES, encode_as_given, printable, recorded
 from gateway.secrets import Secrets
-from runtimes.base import Capabilities
+from runtimes.base import Capabilities, Usage
 from sandbox.policy import Decision
 from sandbox.request import Request
 from sandbox.result import ExecutionResult
 
 SEED_BYTES = 32
+_USAGE = tuple(field.name for field in fields(Usage))
 
 
 def started(
@@ -60,8 +61,8 @@ def ended(result: ExecutionResult, request: Request, secrets: Secrets | None) ->
         stderr=_text(result.stderr, secrets),
         truncated=tuple(sorted(result.truncated)),
         artifacts={_words(one.path, secrets): _bytes(one.data, secrets) for one in result.artifacts},
-        usage={name: used for name, used in asdict(result.usage).items() if used is not None},
-        evidence=_json(_bounded(result.evidence), secrets),
+        usage={name: used for name in _USAGE if (used := getattr(result.usage, name)) is not None},
+        evidence=_json(_bounded(result.evidence) if result.evidence.get("guest") else dict(result.evidence), secrets),
     )
 
 
@@ -83,6 +84,8 @@ def cut_off(
 
 def caller_json(caller: Caller) -> dict[str, JsonValue]:
     """The fields that are not at their default."""
+    if caller is ANYBODY:
+        return {}
     found = {field.name: getattr(caller, field.name) for field in fields(Caller)}
     return {
         name: sorted(value) if isinstance(value, frozenset) else dict(value) if isinstance(value, Mapping) else value
