@@ -31,7 +31,7 @@ from gateway.gate import ExecutionGate
 from gateway.grant import Grant
 from gateway.ids import within
 from gateway.journal.base import CallFinished, CallStatus, ToolCall, arguments_sha256
-from gateway.parallel import Access, check_concurrent, run_parallel
+from gateway.parallel import MAX_IN_FLIGHT, Access, check_concurrent, run_parallel
 from gateway.past import INNER, Asked, Beyond, Past, PastCall
 from gateway.payload import Encoded, error_json, printable
 from gateway.pipeline import Pipeline
@@ -59,7 +59,7 @@ class DirectGateway(Discovery):
 
     `on_call` is told of every call when it starts (status None) and when it ends. `flooded` turns true, and `on_flood`
     is called once, when the guest goes on making calls that are refused: stop it. A journal that fails stops the call:
-    its error comes out as it is. With `in_sequence` the calls of a batch are made one after another.
+    its error comes out as it is. Of a batch at most `in_flight` calls are under way.
 
     With a `past`, calls that were made before are answered from it. `suspension` ends the execution when a call waits
     for a person; without one nobody can be asked.
@@ -75,14 +75,14 @@ class DirectGateway(Discovery):
         on_call: Callable[[ToolCall], None] | None = None,
         on_flood: Callable[[], None] | None = None,
         *,
-        in_sequence: bool = False,
+        in_flight: int = MAX_IN_FLIGHT,
         past: Past | None = None,
         suspension: Suspension | None = None,
     ) -> None:
         super().__init__(grant, registry, search)
         self.flooded = False
         self._on_flood = on_flood
-        self._in_sequence = in_sequence
+        self._in_flight = in_flight
         self._pipeline = pipeline
         self._secrets = pipeline.secrets
         self._past = past
@@ -139,7 +139,7 @@ class DirectGateway(Discovery):
     ) -> tuple[CallOutcome, ...]:
         call = functools.partial(self._call, "run_parallel", reserved=True)
         check_concurrent(max_concurrent)
-        max_concurrent = 1 if self._in_sequence else max_concurrent
+        max_concurrent = min(self._in_flight, max_concurrent or self._in_flight)
         await self._refused_before("run_parallel", {"calls": len(calls)})
         try:
             return await run_parallel(calls, self.grant, call, self._access, Time(timeout_seconds), max_concurrent)
@@ -236,7 +236,11 @@ class DirectGateway(Discovery):
         tool = self._registry.resolve(tool_id)
         if not self.grant.admits(tool.tool.roles):
             raise ToolDenied(tool_id)
-        return await self._run(Way(INNER, "", Took()), tool, encoded_arguments(arguments))
+        try:
+            return await self._run(Way(INNER, "", Took()), tool, encoded_arguments(arguments))
+        except ToolError as error:
+            error.details.pop("sent", None)  # this call sent nothing; the one around it may have done its work
+            raise
 
     async def _refused_before(self, via: str, arguments: JsonValue) -> None:
         """Raises what a whole chain or batch was refused with in an earlier run."""

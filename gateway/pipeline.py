@@ -88,7 +88,10 @@ class Pipeline:
 
     def _build(self, tool: RegisteredTool) -> _Built:
         policies: dict[str, Policy] = {}
-        for slot, choice in tool.tool.policies.over(self._defaults).chosen().items():
+        own = tool.tool.policies
+        # What forwards each call to another tool leaves defaults to that: twice, retries would multiply.
+        chosen = own if getattr(tool.tool.provider, "forwards", False) else own.over(self._defaults)
+        for slot, choice in chosen.chosen().items():
             policy = choice if isinstance(choice, Policy) else choice.build(tool, self.services)
             if policy is not None and slot not in self._disabled:
                 policies[slot] = policy

@@ -167,7 +167,7 @@ class Runtime:
             on_flood,
             past=past,
             suspension=suspension,
-            in_sequence=not self._settings.tools.parallel_enabled,
+            in_flight=self._settings.tools.in_flight,
         )
 
     async def execute(self, request: Request, observe: Observer, run: Run | None = None) -> ExecutionResult:

@@ -1,5 +1,6 @@
 """Settings of the policies that stand around tools: defaults for all tools, and switches that turn some off for all."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
 from gateway.errors import InvalidRequest
+from gateway.parallel import MAX_IN_FLIGHT
 from gateway.policies.base import Policies, Policy, PolicyConfig, Services
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
@@ -22,9 +24,13 @@ ORIGINAL_NAMES: Mapping[str, str] = {
     "TOOL_RETRY_BASE_DELAY": "retry_base_delay_seconds",
     "TOOL_RATE_LIMIT_ENABLED": "rate_limit_enabled",
     "TOOL_PARALLEL_ENABLED": "parallel_enabled",
+    "TOOL_PARALLEL_MAX_CONCURRENT": "parallel_max_concurrent",
     "TOOL_CACHE_ENABLED": "cache_enabled",
     "TOOL_CACHE_TOOLS": "cache_tools",
     "SEMANTIC_CACHE_ENABLED": "cache_similar",
+    "SEMANTIC_CACHE_SIMILARITY_THRESHOLD": "cache_similarity",
+    "SEMANTIC_CACHE_TTL_SECONDS": "cache_ttl_seconds",
+    "SEMANTIC_CACHE_MAX_ENTRIES": "cache_max_entries",
     "TOOL_CACHE_LRU_ENABLED": "cache_lru",
     "TOOL_CACHE_ACCESS_TRACKING": "cache_access_tracking",
     "TOOL_BANDIT_ENABLED": "bandit_enabled",
@@ -51,10 +57,14 @@ class ToolSettings(BaseModel):
     rate_limit_enabled        true: 10 calls a minute for each tool; false: no tool has a limit, whatever it chose
     rate_limits               limits of single tools, by id: `{"crm:lookup": {"calls": 5, "per_seconds": 60}}`
     parallel_enabled          false: the calls of a batch are made one after another (default true)
+    parallel_max_concurrent   most calls of a batch under way at once, whatever it says itself (default 32, the most)
     cache_enabled             true: results of tools that only read are kept for an hour, for each user; false: no tool
                               has a cache, whatever it chose
     cache_tools               only of these tools, by id; switches it on, too. In that cache:
+    cache_ttl_seconds         how long a result is kept (default 3,600)
+    cache_max_entries         results of one tool (default 100)
     cache_similar             true: an argument `query` may differ a little (default false)
+    cache_similarity          how much of it must agree (default 0.86)
     cache_lru                 false: what was stored first makes room, not what was unused for longest (default true)
     cache_access_tracking     false: which results were used most is not counted (default true)
     bandit_enabled            false: a group takes its first tool that can be used, and learns nothing (default true)
@@ -74,14 +84,23 @@ class ToolSettings(BaseModel):
     rate_limit_enabled: bool | None = None
     rate_limits: dict[str, dict[str, Any]] = Field(default_factory=dict)
     parallel_enabled: bool = True
+    parallel_max_concurrent: int = Field(default=MAX_IN_FLIGHT, ge=1, le=MAX_IN_FLIGHT)
     cache_enabled: bool | None = None
     cache_tools: tuple[str, ...] | None = None
+    cache_ttl_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    cache_max_entries: int = Field(default=100, ge=1)
     cache_similar: bool = False
+    cache_similarity: float = Field(default=0.86, gt=0, le=1)
     cache_lru: bool = True
     cache_access_tracking: bool = True
     bandit_enabled: bool = True
     bandit_epsilon: float = Field(default=EPSILON, ge=0, le=1)
     bandit_redis_key: str = ""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of a batch that are under way at once."""
+        return self.parallel_max_concurrent if self.parallel_enabled else 1
 
     def disabled(self) -> frozenset[str]:
         """The slots whose policies are left out for all tools."""
@@ -123,12 +142,15 @@ class ToolSettings(BaseModel):
         if self.cache_enabled is False or not (self.cache_enabled or self.cache_tools is not None):
             return None
         told = {
+            "ttl_seconds": self.cache_ttl_seconds,
+            "max_entries": self.cache_max_entries,
             "scope": "user",
             "evict": "unused" if self.cache_lru else "oldest",
             "tracking": self.cache_access_tracking,
         }
         plain = _config("cache", "lru", **told)
-        similar = _config("cache", "lru", similar=_QUERY, **told) if self.cache_similar else plain
+        similar = _config("cache", "lru", similar=_QUERY, similarity=self.cache_similarity, **told)
+        similar = similar if self.cache_similar else plain
         return _CacheByTool(None if self.cache_tools is None else frozenset(self.cache_tools), plain, similar)
 
 
@@ -159,8 +181,18 @@ class OriginalNames(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {ours: os.environ[name] for name, ours in ORIGINAL_NAMES.items() if name in os.environ}
         if (tools := found.get("cache_tools")) is not None:
-            found["cache_tools"] = [name.strip() for name in tools.split(",") if name.strip()]
+            found["cache_tools"] = _listed(tools)
         return {"tools": found} if found else {}
+
+
+def _listed(text: str) -> Any:
+    """Names in JSON, or with commas between them. Broken JSON stays text, which the setting refuses by its name."""
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _config(slot: str, kind: str, **fields: Any) -> PolicyConfig:

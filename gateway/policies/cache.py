@@ -40,8 +40,8 @@ class ResultCache:
     | `shared` | results lie in the Exec's store, for all processes; `max_entries` is then not held | no |
 
     Equal calls at once are made once. Failures are not kept, streams pass by. A tool whose answer depends on who asks
-    needs the scope that says so. Only for tools that are `read_only`: chosen for another it is InvalidRequest, and as
-    the default of an Exec it leaves others alone. Raises InvalidRequest.
+    needs the scope that says so. Only for tools that are `read_only`, and have the argument `similar`: chosen for
+    another it is InvalidRequest, and as the default of an Exec it leaves others alone. Raises InvalidRequest.
     """
 
     kind: ClassVar[str] = "lru"
@@ -77,6 +77,8 @@ class ResultCache:
                 raise InvalidRequest(f"{tool.id} cannot have a cache: it does not say read_only=True")
             return None
         if self.similar and self.similar not in tool.tool.input_schema.get("properties", {}):
+            if tool.tool.policies.cache is not self:
+                return None
             raise InvalidRequest(f"{tool.id} has no argument {self.similar!r} that could be similar")
         return Cache(self, tool.id, services)
 

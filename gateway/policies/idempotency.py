@@ -52,9 +52,14 @@ class Options:
             raise InvalidRequest(f"on_duplicate must be wait or refuse, not {self.on_duplicate!r}")
 
     def build(self, tool: "RegisteredTool", services: Services) -> IdempotentCalls | None:
+        try:
+            self.check(tool)
+        except InvalidRequest:
+            if tool.tool.policies.idempotency is self:
+                raise
+            return None  # a default leaves alone what it does not fit
         if tool.tool.read_only and tool.tool.policies.idempotency is not self:
             return None
-        self.check(tool)
         return IdempotentCalls(
             self.key_of,
             self.owner_of,

@@ -16,6 +16,8 @@ from gateway.tools.registry import RegisteredTool, ToolRegistry
 class GroupProvider:
     """Answers with the tool that the group chooses for the caller."""
 
+    forwards = True
+
     def __init__(self, selection: Selection, group: ToolGroup) -> None:
         self._selection = selection
         self._group = group
@@ -38,7 +40,8 @@ class GroupProvider:
         )
 
     async def health(self) -> None:
-        """A group is as well as its members; ask these."""
+        """A group is as well as its members."""
+        raise NotImplementedError("ask its members")
 
     async def aclose(self) -> None:
         """The members are closed for themselves."""

@@ -16,11 +16,14 @@ from gateway.journal.memory import MemoryJournal
 from gateway.payload import Encoded, normalise
 from gateway.pipeline import MAX_UNREGISTERED, Pipeline
 from gateway.policies.base import SLOTS, Call, Policies, Policy, Proceed, Services
+from gateway.policies.cache import ResultCache
+from gateway.policies.idempotency import Idempotency
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
+from sandbox import AsyncExec
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +126,53 @@ async def test_a_call_passes_every_slot_in_order_and_then_the_tool() -> None:
     assert seen == [*SLOTS, *(f"/{slot}" for slot in reversed(SLOTS))]
     assert SLOTS.index("access") < SLOTS.index("egress") < SLOTS.index("idempotency") < SLOTS.index("cache")
     assert SLOTS.index("cache") < SLOTS.index("rate_limit") < SLOTS.index("breaker") < SLOTS.index("retry")
+
+
+async def test_a_default_leaves_alone_the_tools_that_it_does_not_fit() -> None:
+    defaults = Policies(cache=ResultCache(similar="query"), idempotency=Idempotency(key_fields=("order",)))
+    async with AsyncExec(tool_policies=defaults) as exec:
+        ran: list[str] = []
+
+        @exec.tool(read_only=True)
+        def read(query: str = "") -> None:
+            ran.append("read")
+
+        @exec.tool(read_only=True)
+        def look() -> None:
+            ran.append("look")
+
+        @exec.tool
+        def pay(order: str = "1") -> None:
+            ran.append("pay")
+
+        @exec.tool
+        def write() -> None:
+            ran.append("write")
+
+        for name in ("read", "look", "pay", "write") * 2:
+            await exec.run_tool(name)
+        assert sorted(ran) == ["look", "look", "pay", "read", "write", "write"]
+        for own in (Policies(cache=ResultCache(similar="query")), Policies(idempotency=defaults.idempotency)):
+            with pytest.raises(InvalidRequest, match="has no argument"):
+                exec.tool(name="mine", read_only=own.cache is not None, policies=own)(look)
+
+
+class Odd:
+    """A validator: no even numbers."""
+
+    async def apply(self, call: Call, proceed: Proceed) -> Encoded:
+        if call.arguments["n"] % 2 == 0:
+            raise InvalidInput(f"n must be odd, not {call.arguments['n']}")
+        return await proceed(call)
+
+
+async def test_a_validator_of_ones_own() -> None:
+    world = World(Policies(access=Odd()))
+    assert await world.gateway.run_tool("take", {"n": 1}) == 1
+    with pytest.raises(InvalidInput, match="n must be odd, not 2"):
+        await world.gateway.run_tool("take", {"n": 2})
+    assert world.calls == [[1, []]]
+    assert [call.status for call in world.gateway.calls] == [CallStatus.COMPLETED, CallStatus.REFUSED]
 
 
 async def test_what_does_not_fit_meets_no_policy() -> None:

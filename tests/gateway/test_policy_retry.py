@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.context import ToolContext
 from gateway.errors import (
     CallInProgress,
     CircuitOpen,
@@ -64,6 +65,29 @@ async def test_the_last_error_comes_out_unchanged() -> None:
     assert world.attempts == 3
     assert world.calls[0].error is not None
     assert world.calls[0].error["details"] == {"last": True}
+
+
+async def test_what_an_inner_call_did_not_send_says_nothing_of_the_call_around_it() -> None:
+    charged: list[int] = []
+    async with AsyncExec() as exec:
+
+        @exec.tool(policies=Policies(retry=FixedRetry(max_attempts=3, delay_seconds=0.001)))
+        async def pay(context: ToolContext) -> None:
+            charged.append(1)
+            assert context.call_tool is not None
+            await context.call_tool("notify", {})
+
+        @exec.tool(policies=Policies(retry=FixedRetry(max_attempts=2, delay_seconds=0.001)))
+        async def notify() -> None:
+            error = ToolUnavailable("the server", "it refused the connection")
+            error.details["sent"] = False
+            raise error
+
+        with pytest.raises(ToolUnavailable):
+            await exec.run_tool("pay")
+        result = await exec.execute_code("tools.pay()")
+    assert charged == [1, 1]
+    assert [call.attempts for call in result.tool_calls] == [1, 2]  # the inner one is tried again by itself
 
 
 async def test_a_tool_that_works_is_called_once() -> None:

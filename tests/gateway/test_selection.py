@@ -15,7 +15,7 @@ from gateway.base import JsonValue
 from gateway.context import Caller, ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, ToolDenied, ToolError, ToolFailed, ToolUnavailable
 from gateway.payload import Encoded
-from gateway.policies import AccessRules, Call, Policies, Proceed, StandardBreaker
+from gateway.policies import AccessRules, Call, FixedRetry, Policies, Proceed, StandardBreaker, TokenBucket
 from gateway.selection import ToolGroup, reward
 from gateway.selection import selector as selector_module
 from gateway.selection.selection import context_of
@@ -517,6 +517,26 @@ async def test_a_group_gives_nobody_more_than_their_role() -> None:
 
         with pytest.raises(ToolDenied):
             await exec.run_tool("sly", caller=Caller(role="clerk"))
+
+
+async def test_defaults_are_for_the_members_of_a_group_and_not_for_it_as_well() -> None:
+    defaults = Policies(
+        retry=FixedRetry(max_attempts=3, delay_seconds=0.001), rate_limit=TokenBucket(calls=5, per_seconds=60)
+    )
+    async with AsyncExec(tool_policies=defaults) as exec:
+        tried: list[int] = []
+
+        @exec.tool(read_only=True)
+        def away() -> None:
+            tried.append(1)
+            raise ToolUnavailable("it", "it is away")
+
+        exec.register_group(ToolGroup("any", ["away"]))
+        with pytest.raises(ToolUnavailable):
+            await exec.run_tool("any")
+        assert len(tried) == 3
+        assert list(await exec.rate_limits()) == ["away"]
+        assert (await exec.tool_health("any")).status == "unknown"
 
 
 async def test_a_group_of_groups_ends() -> None:

@@ -184,6 +184,15 @@ async def test_batches_are_made_at_once_or_in_sequence(
     assert (all(outcome.ok for outcome in outcomes), one.most) == (True, most)
 
 
+@pytest.mark.parametrize(("asked", "most"), [(None, 2), (4, 2), (1, 1)])
+async def test_at_most_so_many_of_a_batch_are_under_way(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], asked: int | None, most: int
+) -> None:
+    one = world(**setting(parallel_max_concurrent=2))
+    await one.host.run_parallel([ParallelCall("slow", {})] * 4, max_concurrent=asked)
+    assert one.most == most
+
+
 async def test_a_number_at_once_is_checked_in_sequence_too(world: Callable[..., World]) -> None:
     with pytest.raises(InvalidInput, match="max_concurrent"):
         await world(tool_settings={"parallel_enabled": False}).host.run_parallel([], max_concurrent=0)
@@ -206,6 +215,33 @@ async def test_a_list_of_tools_switches_the_cache_on_for_these_alone(
     one.host.tool(name="other", read_only=True)(one.read)
     assert [await one.host.run_tool("read", {"query": "a"}) for _ in range(2)] == [1, 1]
     assert [await one.host.run_tool("other", {"query": "a"}) for _ in range(2)] == [2, 3]
+
+
+async def test_names_in_json_are_names_too(world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOL_CACHE_TOOLS", '["read", "elsewhere"]')
+    one = world()
+    assert [await one.host.run_tool("read", {"query": "a"}) for _ in range(2)] == [1, 1]
+    monkeypatch.setenv("TOOL_CACHE_TOOLS", '["read",')
+    with pytest.raises(InvalidRequest, match="cache_tools"):
+        world()
+
+
+async def test_a_cache_keeps_as_much_and_as_long_as_is_said(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World]
+) -> None:
+    one = world(**setting(cache_enabled=True, cache_max_entries=1, cache_ttl_seconds=0.05))
+    assert [await one.host.run_tool("read", {"query": query}) for query in "aabba"] == [1, 1, 2, 2, 3]
+    await anyio.sleep(0.1)
+    assert await one.host.run_tool("read", {"query": "a"}) == 4
+
+
+@pytest.mark.parametrize(("similarity", "answers"), [(0.3, [1, 1]), (0.99, [1, 2])])
+async def test_how_much_of_a_query_must_agree(
+    setting: Callable[..., dict[str, Any]], world: Callable[..., World], similarity: float, answers: list[int]
+) -> None:
+    one = world(**setting(cache_enabled=True, cache_similar=True, cache_similarity=similarity))
+    queries = ("price of the red shoe", "price of a red shoe")
+    assert [await one.host.run_tool("read", {"query": query}) for query in queries] == answers
 
 
 async def test_caches_are_switched_off_whatever_a_tool_chose(
