@@ -68,12 +68,22 @@ class Pipeline:
             call.context = dataclasses.replace(call.context, idempotency_key=policy.key(call))
 
     def policies(self, slot: str) -> dict[str, Policy]:
-        """By tool id, the policies in use in this slot."""
-        built = {tool.id: self._of(tool) for tool in self.runner.registry.tools()}
+        """By tool id, the policies in use in this slot; also of tools that resolvers know and that were called."""
+        registry = self.runner.registry
+        built = {tool.id: self._of(tool) for tool in registry.tools()}
+        built |= {tool_id: one for tool_id, one in self._built.items() if not registry.knows(tool_id)}
         return {tool_id: one.policies[slot] for tool_id, one in built.items() if slot in one.policies}
 
     def policy(self, tool: RegisteredTool, slot: str) -> Policy | None:
         return self._of(tool).policies.get(slot)
+
+    def policy_of(self, tool_id: str, slot: str) -> tuple[str, Policy | None]:
+        """The whole id of the tool, and its policy in this slot. Raises InvalidToolId, ToolNotFound."""
+        registry = self.runner.registry
+        if (built := self._built.get(tool_id)) is not None and not registry.knows(tool_id):
+            return tool_id, built.policies.get(slot)
+        tool = registry.resolve(tool_id)
+        return tool.id, self.policy(tool, slot)
 
     def _of(self, tool: RegisteredTool) -> _Built:
         found = self._built.get(tool.id)

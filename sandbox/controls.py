@@ -50,6 +50,5 @@ class Controls:
     def _policies(self, slot: str, tool_id: str | None) -> Mapping[str, Policy]:
         if tool_id is None:
             return self._pipeline.policies(slot)
-        tool = self._pipeline.runner.registry.resolve(tool_id)
-        policy = self._pipeline.policy(tool, slot)
-        return {} if policy is None else {tool.id: policy}
+        whole_id, policy = self._pipeline.policy_of(tool_id, slot)
+        return {} if policy is None else {whole_id: policy}

@@ -293,7 +293,7 @@ class Toolbox:
 
     async def reset_circuit(self, tool_id: str) -> None:
         """Close a tool's circuits. Raises ToolNotFound, and InvalidRequest for a tool that has none."""
-        breaker = self._pipeline.policy(self.registry.resolve(tool_id), "breaker")
+        _, breaker = self._pipeline.policy_of(tool_id, "breaker")
         if not isinstance(breaker, HasCircuits):
             raise InvalidRequest(f"tool {tool_id!r} has no circuit breaker; give it one with policies=")
         breaker.reset()

@@ -23,6 +23,7 @@ from gateway.errors import (
 from gateway.grant import Grant
 from gateway.journal.memory import MemoryJournal
 from gateway.pipeline import Pipeline
+from gateway.policies import Policies, StandardBreaker, TokenBucket
 from gateway.providers.function import function_tool
 from gateway.runner import Runner
 from gateway.tools.model import Tool, ToolId
@@ -157,6 +158,24 @@ async def test_what_a_resolver_gives_is_checked(given: Any, words: str | None) -
         return
     with pytest.raises(ToolFailed, match=words):
         await ours.run_tool("far:double", {"n": 1})
+
+
+async def test_the_policies_of_a_tool_that_was_called_are_seen_and_reset() -> None:
+    def fails() -> None:
+        raise ToolUnavailable("it", "it is away")
+
+    policies = Policies(breaker=StandardBreaker(failure_threshold=1), rate_limit=TokenBucket(calls=9, per_seconds=60))
+    far = function_tool(fails, namespace="far", policies=policies)
+    async with AsyncExec(resolvers=[lambda wanted: far if str(wanted) == "far:fails" else None]) as exec:
+        assert await exec.circuits() == {}
+        with pytest.raises(ToolNotFound):
+            await exec.reset_circuit("far:fails")
+        with pytest.raises(ToolUnavailable):
+            await exec.run_tool("far:fails")
+        assert await exec.circuits() == {"far:fails": "open"}
+        assert list(await exec.rate_limits()) == ["far:fails"]
+        await exec.reset_circuit("far:fails")
+        assert await exec.circuits() == {"far:fails": "closed"}
 
 
 async def test_a_resolver_has_an_end() -> None:
