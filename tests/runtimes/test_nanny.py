@@ -137,7 +137,7 @@ def test_what_the_guest_started_dies_when_the_host_says_so(nanny: Callable[[str]
 def test_a_tree_that_goes_on_forking_is_ended_as_well(nanny: Callable[[str], Nanny]) -> None:
     chain = "[os.fork() and os._exit(0) for _ in iter(int, 1)]"
     hydra = f"(os.setsid(), [os.fork() or {chain} for _ in range(4)], time.sleep(100))"
-    one = nanny(f"kid = os.fork(); kid or {hydra}; p = [kid]{TELL} time.sleep(0.5); os._exit(5)")
+    one = nanny(f"kid = os.fork(); kid or {hydra}; p = [kid]{TELL} time.sleep(2); os._exit(5)")
     session, _ = one.hear()
     assert soon(lambda: len(_children_of_session(session)) > 1)
     assert one.wait() == 5
