@@ -29,7 +29,7 @@ __all__ = ["dynamodb_server"]
 
 pytestmark = pytest.mark.anyio
 
-KEYS = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
+KEYS: dict[str, Any] = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
 _names = itertools.count(1)
 
 
