@@ -385,6 +385,23 @@ async def test_the_endpoint_of_aws_is_checked_too() -> None:
     await database.aclose()
 
 
+async def test_what_the_environment_makes_of_the_endpoint_is_the_operators_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this region the client says one host and asks another."""
+    monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    database = DynamoDb(region="us-gov-west-1", egress=leading_to("127.0.0.1"), **KEYS)
+    with pytest.raises(EgressDenied, match="loopback"):
+        await database.tool("t:x", "get_item", "orders").provider.health()
+    await database.aclose()
+    monkeypatch.delenv("AWS_USE_FIPS_ENDPOINT")
+    async with serving(answering(FOUND)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", server.url)
+        database = DynamoDb(**KEYS)
+        assert await call(database.tool("t:x", "get_item", "orders"), KEY) == {"item": {"pk": "a"}}
+        await database.aclose()
+
+
 async def test_the_name_of_an_endpoint_is_resolved_once_for_a_connection() -> None:
     asked: list[str] = []
 
@@ -408,7 +425,8 @@ async def test_the_name_of_an_endpoint_is_resolved_once_for_a_connection() -> No
 async def test_an_endpoint_does_not_lead_elsewhere(host: str) -> None:
     async with serving(answering(FOUND)) as other:
         moved = response("", "307 Temporary Redirect", Location=f"http://{host}:{other.port}/")
-        async with serving(answering(moved)) as server, reaching(server.url, leading_to("127.0.0.1")) as tool:
+        listed = leading_to("127.0.0.1", allow=["127.0.0.1", host])
+        async with serving(answering(moved)) as server, reaching(server.url, listed) as tool:
             with anyio.fail_after(5), pytest.raises(EgressDenied):
                 await call(tool, KEY)
         assert (other.connections, len(server.seen)) == (0, 1)

@@ -121,7 +121,7 @@ class DynamoDb:
             raise MissingExtra("DynamoDB tools", "dynamodb") from exc
         dial = Dial(self._egress, self.settings.connect_timeout_seconds)
         client = await self._stack.enter_async_context(self._new_client(dial))
-        dial.allow_endpoint(client.meta.endpoint_url)
+        client.meta.events.register("before-send.dynamodb", dial.before_send)
         return client
 
     def _new_client(self, dial: "Dial") -> Any:

@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from botocore.exceptions import HTTPClientError
 
 from gateway.errors import EgressDenied, ToolUnavailable
-from gateway.policies.egress import Egress, origin
+from gateway.policies.egress import Egress, normal_host, origin
 
 
 class Dial(AbstractResolver):
@@ -25,17 +25,22 @@ class Dial(AbstractResolver):
         self._scheme = "https"
         self._timeout_seconds = timeout_seconds
         self._checked: set[tuple[str, int]] = set()
+        self._endpoints: set[tuple[str, str, int]] = set()
 
-    def allow_endpoint(self, url: str) -> None:
-        """The endpoint of the client is the operator's choice; before it is told, nothing else is connected to."""
-        self._scheme, _, _ = origin(url)
-        self._egress = self._egress.with_url(url)
+    def before_send(self, request: Any, **_: Any) -> None:
+        """Allow the endpoint that the client itself addresses: it is the operator's choice, or that of AWS."""
+        endpoint = origin(request.url)
+        if endpoint not in self._endpoints:
+            self._endpoints.add(endpoint)
+            self._scheme = endpoint[0]
+            self._egress = self._egress.with_url(request.url)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of a name that may be connected to, best first. Raises EgressDenied, OSError."""
         del family
+        self._check_endpoint(host, port)
         addresses = await self._addresses(host, port)
         self._checked.update((address, port) for address in addresses)
         return [_found(host, address, port) for address in addresses]
@@ -47,8 +52,14 @@ class Dial(AbstractResolver):
         """A socket for one address, as `getaddrinfo` writes them. Raises EgressDenied."""
         family, kind, protocol, _, (host, port, *_) = address
         if (host, port) not in self._checked:  # a number, of the endpoint or of where it redirects to
+            self._check_endpoint(host, port)
             self._egress.check(self._scheme, host, port)
         return socket.socket(family, kind, protocol)
+
+    def _check_endpoint(self, host: str, port: int) -> None:
+        """The client follows redirects, but DynamoDB has none."""
+        if (normal_host(host), port) not in {endpoint[1:] for endpoint in self._endpoints}:
+            raise EgressDenied(f"{host}:{port}", "DynamoDB is asked at its own endpoint alone")
 
     async def _addresses(self, host: str, port: int) -> tuple[str, ...]:
         """Names that cannot be resolved now are OSErrors, which the client tries again."""
