@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 from gateway.errors import EgressDenied, InvalidRequest
 from gateway.payload import Encoded
 from gateway.policies.base import Call, Policy, Proceed, Services
-from gateway.policies.destinations import Connects, Destination
+from gateway.policies.destinations import Connects, Destination, hops_checked
 from gateway.policies.egress import Egress
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class EgressRules:
                 or `allow` their calls
 
     What a provider cannot tell, such as the tables of a statement of the operator's that could not be read, is not
-    among what is listed. A file of this machine needs no entry in `allow`. Raises InvalidRequest.
+    among what is listed. A file of this machine needs no entry in `allow`. Each hop of a redirect is held to the rules
+    as the first request is. Raises InvalidRequest.
     """
 
     kind: ClassVar[str] = "rules"
@@ -75,7 +76,8 @@ class RuledEgress:
                 self.check(destination)
         elif self._rules.undeclared == "refuse":
             raise EgressDenied("an unknown place", "the tool's provider does not say where it goes")
-        return await proceed(call)
+        with hops_checked(call.context.tool_id, self.check):
+            return await proceed(call)
 
     def check(self, destination: Destination) -> None:
         """Raise EgressDenied unless everything about it is listed."""

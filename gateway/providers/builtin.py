@@ -108,7 +108,8 @@ def _sql(database: "SqlDatabase", tool: Mapping[str, Any], fields: dict[str, Any
 
 
 def _dynamodb_client(fields: dict[str, Any]) -> DynamoDb:
-    return DynamoDb(**(fields | _told(fields, "access_key_id", "secret_access_key", "session_token")))
+    egress = Egress(tuple(fields.pop("allow", ())))
+    return DynamoDb(egress=egress, **(fields | _told(fields, "access_key_id", "secret_access_key", "session_token")))
 
 
 def _dynamodb(database: DynamoDb, tool: Mapping[str, Any], fields: dict[str, Any]) -> Tool:
@@ -213,6 +214,7 @@ BUILTIN: Mapping[str, ProviderKind] = {
             "connect_timeout_seconds": _SECONDS,
             "read_timeout_seconds": _SECONDS,
             "max_connections": _COUNT,
+            "allow": _TEXTS,
         },
     ),
 }

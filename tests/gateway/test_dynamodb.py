@@ -4,7 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.context import ToolContext
-from gateway.errors import InvalidInput, InvalidRequest, ToolFailed, ToolUnavailable
+from gateway.errors import EgressDenied, InvalidInput, InvalidRequest, ToolFailed, ToolUnavailable
+from gateway.policies.egress import Egress
 from gateway.providers.dynamodb import MAX_ATTEMPTS, DynamoDb
 from gateway.providers.dynamodb.operations import OPERATIONS
 from gateway.providers.dynamodb.values import attribute_of, value_of
@@ -28,7 +29,7 @@ __all__ = ["dynamodb_server"]
 
 pytestmark = pytest.mark.anyio
 
-KEYS = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
+KEYS: dict[str, Any] = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
 _names = itertools.count(1)
 
 
@@ -343,6 +344,112 @@ async def test_a_throttled_request_is_tried_again_and_then_may_work_later(code: 
             await call(tool, key)
         assert caught.value.retryable
         assert len(server.seen) == MAX_ATTEMPTS
+
+
+# Where it connects to
+
+
+def leading_to(*addresses: str, allow: Iterable[str] = ()) -> Egress:
+    async def resolve(_host: str, _port: int) -> Iterable[str]:
+        return addresses
+
+    return Egress(tuple(allow), resolve)
+
+
+@asynccontextmanager
+async def reaching(endpoint: str, egress: Egress) -> AsyncIterator[Tool]:
+    database = DynamoDb(endpoint_url=endpoint, egress=egress, **KEYS)
+    try:
+        yield database.tool("t:x", "get_item", "orders")
+    finally:
+        await database.aclose()
+
+
+FOUND = said('{"Item": {"pk": {"S": "a"}}}')
+KEY = {"key": {"pk": "a"}}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.5", "169.254.169.254", "::1", "::ffff:10.0.0.5"])
+async def test_an_endpoint_whose_name_leads_inside_is_refused_unless_listed(address: str) -> None:
+    async with reaching("http://db.example.com:8000", leading_to(address)) as tool:
+        with anyio.fail_after(5), pytest.raises(EgressDenied, match="not public"):
+            await call(tool, KEY)
+        with pytest.raises(EgressDenied):
+            await tool.provider.health()
+
+
+async def test_the_endpoint_of_aws_is_checked_too() -> None:
+    database = DynamoDb(egress=leading_to("127.0.0.1"), **KEYS)
+    with pytest.raises(EgressDenied, match=r"dynamodb\.us-west-2\.amazonaws\.com:443"):
+        await database.tool("t:x", "get_item", "orders").provider.health()
+    await database.aclose()
+
+
+async def test_what_the_environment_makes_of_the_endpoint_is_the_operators_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this region the client says one host and asks another."""
+    monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    database = DynamoDb(region="us-gov-west-1", egress=leading_to("127.0.0.1"), **KEYS)
+    with pytest.raises(EgressDenied, match="loopback"):
+        await database.tool("t:x", "get_item", "orders").provider.health()
+    await database.aclose()
+    monkeypatch.delenv("AWS_USE_FIPS_ENDPOINT")
+    async with serving(answering(FOUND)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", server.url)
+        database = DynamoDb(**KEYS)
+        assert await call(database.tool("t:x", "get_item", "orders"), KEY) == {"item": {"pk": "a"}}
+        await database.aclose()
+
+
+async def test_the_name_of_an_endpoint_is_resolved_once_for_a_connection() -> None:
+    asked: list[str] = []
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["203.0.113.9", "127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
+
+    async with serving(answering(FOUND)) as server:
+        endpoint = f"http://db.example.com:{server.port}"
+        async with reaching(endpoint, Egress(("127.0.0.1",), resolve)) as tool:
+            for _ in range(2):
+                assert await call(tool, KEY) == {"item": {"pk": "a"}}
+            assert (asked, server.connections) == (["db.example.com"], 1)
+            await tool.provider.aclose()
+            with pytest.raises(EgressDenied):
+                await call(tool, KEY)
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "db.example.com"])
+async def test_an_endpoint_does_not_lead_elsewhere(host: str) -> None:
+    async with serving(answering(FOUND)) as other:
+        moved = response("", "307 Temporary Redirect", Location=f"http://{host}:{other.port}/")
+        listed = leading_to("127.0.0.1", allow=["127.0.0.1", host])
+        async with serving(answering(moved)) as server, reaching(server.url, listed) as tool:
+            with anyio.fail_after(5), pytest.raises(EgressDenied):
+                await call(tool, KEY)
+        assert (other.connections, len(server.seen)) == (0, 1)
+
+
+async def test_a_name_that_cannot_be_resolved_is_unavailable() -> None:
+    async def resolve(_host: str, _port: int) -> list[str]:
+        raise OSError("no such name")
+
+    async with reaching("http://db.example.com", Egress(resolve=resolve)) as tool:
+        with pytest.raises(ToolUnavailable):
+            await call(tool, KEY)
+
+
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    async with canned("get_item", FOUND) as (_, tool):
+        assert await call(tool, KEY) == {"item": {"pk": "a"}}
+
+
+def test_an_endpoint_in_disguise_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        DynamoDb(endpoint_url="http://0x7f.1:8000", **KEYS)
 
 
 async def test_what_a_batch_left_undone_is_asked_for_again() -> None:

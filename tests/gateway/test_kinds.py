@@ -240,6 +240,7 @@ read_only = false
 [connections.aws]
 type = "dynamodb"
 endpoint_url = "http://127.0.0.1:9"
+allow = ["10.0.0.0/8"]
 access_key_id = "a"
 secret_access_key = { env = "TEST_KINDS_TOKEN" }
 

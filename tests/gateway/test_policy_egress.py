@@ -1,19 +1,24 @@
 """Allow-lists in front of tools, and that databases and MCP servers are dialled at checked addresses only."""
 
+import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.context import ToolContext
 from gateway.errors import EgressDenied, InvalidRequest, ToolError, ToolUnavailable
 from gateway.policies.base import Policies
+from gateway.policies.cache import ResultCache
 from gateway.policies.destinations import Connects, Destination
 from gateway.policies.egress import Egress
 from gateway.policies.egress_rules import EgressRules, RuledEgress
 from gateway.policies.kinds import policies_from_json, policies_json
+from gateway.policies.retry import FixedRetry
 from gateway.providers.dynamodb import DynamoDb
 from gateway.providers.http import HttpApi
 from gateway.providers.mcp import HttpServer, McpSource, StdioServer
@@ -24,7 +29,7 @@ from gateway.providers.sql.guard import read
 from gateway.tools.model import Tool
 from sandbox import AsyncExec
 from tests.engines import Postgres, postgres
-from tests.gateway.http_server import Seen, response, serving
+from tests.gateway.http_server import Seen, Server, response, serving
 from tests.gateway.test_mcp_hostile import Canned, canned
 
 __all__ = ["postgres"]
@@ -100,11 +105,12 @@ async def test_files_and_sockets_are_of_this_machine() -> None:
 
 
 async def test_dynamodb_goes_where_its_client_does() -> None:
-    keys = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
-    for options, host in (
+    keys: dict[str, Any] = {"access_key_id": "testing", "secret_access_key": "only-for-tests"}
+    places: tuple[tuple[dict[str, Any], str], ...] = (
         ({"region": "eu-west-1"}, "dynamodb.eu-west-1.amazonaws.com"),
         ({"endpoint_url": "http://127.0.0.1:8000"}, "127.0.0.1"),
-    ):
+    )
+    for options, host in places:
         database = DynamoDb(**keys, **options)
         place = await destination(database.tool("t:get", "get_item", "orders"))
         assert (place.host, place.tables, place.operations) == (host, frozenset({"orders"}), frozenset({"get_item"}))
@@ -281,6 +287,92 @@ async def test_a_call_is_refused_before_anything_is_sent() -> None:
         assert result.value == ["egress_denied", "egress_denied", 1]
         assert [call.attempts for call in result.tool_calls] == [0, 0, 1]
         assert len(server.seen) == 1
+
+
+@asynccontextmanager
+async def moving(status: str = "302 Found") -> AsyncIterator[tuple[HttpApi, Server, Server]]:
+    """An API that may go to another server, to which its own redirects after one failure; and both."""
+
+    async def arrive(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b'"arrived"'))
+
+    async with serving(arrive) as other:
+
+        async def move(seen: Seen, writer: asyncio.StreamWriter) -> None:
+            fails = seen.target == "/fails" and len(server.seen) % 2 == 1
+            moved = response("", status, Location=f"{other.url}/there")
+            writer.write(response("", "503 Service Unavailable") if fails else moved)
+
+        async with serving(move) as server:
+            api = HttpApi(base_url=server.url, egress=Egress(("127.0.0.1",)), max_redirects=2)
+            yield api, server, other
+
+
+async def test_every_hop_of_a_redirect_keeps_to_the_rules_of_its_tool() -> None:
+    async with moving() as (api, server, other), AsyncExec() as exec:
+        narrow, wide = EgressRules(allow=(server.url,)), EgressRules(allow=(server.url, other.url))
+        for name, rules in (("narrow", narrow), ("wide", wide), ("free", None)):
+            exec.register(api.tool(f"api:{name}", "GET", "/", policies=Policies(egress=rules)))
+        with pytest.raises(EgressDenied, match="loopback") as hop:
+            await exec.run_tool("api:narrow")
+        assert other.connections == 0
+        assert hop.value.details["target"] == f"127.0.0.1:{other.port}"
+        assert await exec.run_tool("api:wide") == "arrived"
+        assert await exec.run_tool("api:free") == "arrived"
+        with pytest.raises(EgressDenied):  # also where a connection is open
+            await exec.run_tool("api:narrow")
+        assert len(other.seen) == 2
+
+
+async def test_calls_at_once_have_each_their_own_rules() -> None:
+    async with moving() as (api, server, _), AsyncExec() as exec:
+        narrow = EgressRules(allow=(server.url,))
+        exec.register(
+            api.tool("api:narrow", "GET", "/", policies=Policies(egress=narrow)), api.tool("api:free", "GET", "/")
+        )
+        calls = [exec.run_tool(name) for _ in range(10) for name in ("api:narrow", "api:free")]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert found[1::2] == ["arrived"] * 10
+        assert all(isinstance(each, EgressDenied) for each in found[::2])
+
+
+async def test_hops_keep_to_the_rules_behind_a_cache_and_a_retry() -> None:
+    async with moving() as (api, server, other), AsyncExec() as exec:
+        inner: dict[str, Any] = {"cache": ResultCache(), "retry": FixedRetry(delay_seconds=0.0)}
+        for name, allow in (("narrow", (server.url,)), ("wide", (server.url, other.url))):
+            policies = Policies(egress=EgressRules(allow=allow), **inner)
+            exec.register(api.tool(f"api:{name}", "GET", "/fails", policies=policies))
+        for _ in range(2):
+            with pytest.raises(EgressDenied):
+                await exec.run_tool("api:narrow")
+        assert (len(server.seen), other.connections) == (4, 0)
+        assert [await exec.run_tool("api:wide") for _ in range(2)] == ["arrived"] * 2
+        assert len(other.seen) == 1
+
+
+@pytest.mark.parametrize(("status", "arrives"), [("303 See Other", False), ("307 Temporary Redirect", True)])
+async def test_what_a_hop_does_there_is_held_by_the_rules_too(status: str, arrives: bool) -> None:
+    async with moving(status) as (api, _, other), AsyncExec() as exec:
+        rules = EgressRules(allow=("127.0.0.1",), operations=frozenset({"post"}))
+        exec.register(api.tool("api:add", "POST", "/", policies=Policies(egress=rules)))
+        if arrives:
+            assert await exec.run_tool("api:add") == "arrived"
+        else:
+            with pytest.raises(EgressDenied, match="operation 'get'"):
+                await exec.run_tool("api:add")
+        assert other.connections == arrives
+
+
+async def test_a_tool_that_another_calls_keeps_to_its_own_rules_alone() -> None:
+    async with moving() as (api, _, _), AsyncExec() as exec:
+        exec.register(api.tool("api:free", "GET", "/"))
+
+        @exec.tool(name="outer", policies=Policies(egress=EgressRules(undeclared="allow")))
+        async def outer(context: ToolContext) -> Any:
+            assert context.call_tool is not None
+            return await context.call_tool("api:free", {})
+
+        assert await exec.run_tool("outer") == "arrived"
 
 
 async def test_a_callers_statement_keeps_to_the_tables_that_are_listed(tmp_path: Any) -> None:

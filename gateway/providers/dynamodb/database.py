@@ -4,7 +4,7 @@ import copy
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -12,14 +12,19 @@ from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest, MissingExtra
 from gateway.policies.destinations import Destination
-from gateway.policies.egress import origin
+from gateway.policies.egress import Egress, origin
 from gateway.providers.dynamodb.operations import OPERATIONS
 from gateway.providers.secret import Secret, revealed
 from gateway.tools.model import Tool, ToolId
 from gateway.tracing import request_span
 
+if TYPE_CHECKING:
+    from gateway.providers.dynamodb.dial import Dial
+
 MAX_ATTEMPTS = 3
 """How often one request is tried while DynamoDB throttles or fails, in the client itself."""
+
+NOWHERE = Egress()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +52,20 @@ class DynamoDbSettings:
 
 
 class DynamoDb:
-    """One client, connected when it is first used, for any number of tools."""
+    """One client, connected when it is first used, for any number of tools.
 
-    def __init__(self, settings: DynamoDbSettings | None = None, /, **options: Any) -> None:
+    `egress` is what may be connected to beside its endpoint: a private address that the endpoint's name leads to.
+    Proxies of the environment are not used.
+    """
+
+    def __init__(
+        self, settings: DynamoDbSettings | None = None, /, *, egress: Egress = NOWHERE, **options: Any
+    ) -> None:
         if settings is not None and options:
             raise InvalidRequest("give DynamoDbSettings or its fields, not both")
         self.settings = settings or DynamoDbSettings(**options)
+        url = self.settings.endpoint_url
+        self._egress = egress if url is None else egress.with_url(url)
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._opening = anyio.Lock()
@@ -92,7 +105,7 @@ class DynamoDb:
         """The client, connected. Raises MissingExtra."""
         async with self._opening:
             if self._client is None:
-                self._client = await self._stack.enter_async_context(self._new_client())
+                self._client = await self._connected()
         return self._client
 
     async def aclose(self) -> None:
@@ -100,19 +113,21 @@ class DynamoDb:
             self._client = None
             await self._stack.aclose()
 
-    def _new_client(self) -> Any:
+    async def _connected(self) -> Any:
+        """A client that connects only to what egress permits. Raises MissingExtra."""
         try:
-            from aiobotocore.config import AioConfig  # noqa: PLC0415 - the extra, and half a second
-            from aiobotocore.session import get_session  # noqa: PLC0415
+            from gateway.providers.dynamodb.dial import Dial  # noqa: PLC0415 - the extra, and half a second
         except ImportError as exc:
             raise MissingExtra("DynamoDB tools", "dynamodb") from exc
+        dial = Dial(self._egress, self.settings.connect_timeout_seconds)
+        client = await self._stack.enter_async_context(self._new_client(dial))
+        client.meta.events.register("before-send.dynamodb", dial.before_send)
+        return client
+
+    def _new_client(self, dial: "Dial") -> Any:
+        from aiobotocore.session import get_session  # noqa: PLC0415 - as above
+
         settings = self.settings
-        config = AioConfig(
-            connect_timeout=settings.connect_timeout_seconds,
-            read_timeout=settings.read_timeout_seconds,
-            max_pool_connections=settings.max_connections,
-            retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
-        )
         return get_session().create_client(
             "dynamodb",
             region_name=settings.region,
@@ -120,7 +135,7 @@ class DynamoDb:
             aws_access_key_id=_told(settings.access_key_id),
             aws_secret_access_key=_told(settings.secret_access_key),
             aws_session_token=_told(settings.session_token),
-            config=config,
+            config=_config(settings, dial),
         )
 
 
@@ -164,3 +179,22 @@ class DynamoDbProvider:
 
 def _told(secret: Secret | None) -> str | None:
     return None if secret is None else revealed(secret)
+
+
+def _config(settings: DynamoDbSettings, dial: "Dial") -> Any:
+    """All requests go to the one endpoint that the client names, by connections that `dial` makes."""
+    from aiobotocore.config import AioConfig  # noqa: PLC0415 - as above
+
+    from gateway.providers.dynamodb.dial import Session  # noqa: PLC0415
+
+    return AioConfig(
+        connect_timeout=settings.connect_timeout_seconds,
+        read_timeout=settings.read_timeout_seconds,
+        max_pool_connections=settings.max_connections,
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        http_session_cls=Session,
+        connector_args={"resolver": dial, "socket_factory": dial.socket, "use_dns_cache": False},
+        proxies={},
+        account_id_endpoint_mode="disabled",
+        endpoint_discovery_enabled=False,
+    )

@@ -12,7 +12,8 @@ import httpx2
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import ToolUnavailable
-from gateway.policies.destinations import Destination
+from gateway.policies.destinations import Destination, check_hop
+from gateway.policies.egress import DEFAULT_PORTS, normal_host
 from gateway.providers.http.auth import credentials
 from gateway.providers.http.request import Request, RequestTemplate
 from gateway.providers.http.response import Wanted, connecting, result_of, translated
@@ -46,12 +47,21 @@ class Connection:
         return HttpProvider(self, template, wanted, timeout_seconds, sends_key=sends_key)
 
     async def call(
-        self, request: Request, headers: tuple[str, ...] | None, timeout_seconds: float, what: str
+        self,
+        request: Request,
+        headers: tuple[str, ...] | None,
+        timeout_seconds: float,
+        what: str,
+        *,
+        tool_id: str | None = None,
     ) -> JsonValue:
-        """Send the request; the result of its response, with these headers or (None) the body alone."""
+        """Send the request; the result of its response, with these headers or (None) the body alone.
+
+        Redirects keep to the rules that hold for calls of the tool.
+        """
         wanted = Wanted(f"{what} at {self._at}", self._api.max_response_bytes, headers)
         with translated(wanted.what):
-            response = await self._answer(request, timeout_seconds, wanted.what)
+            response = await self._answer(request, timeout_seconds, wanted.what, tool_id)
             annotate("http.response.status_code", response.status_code)
             try:
                 return await result_of(response, wanted)
@@ -80,7 +90,9 @@ class Connection:
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
-    async def _answer(self, request: Request, timeout_seconds: float, what: str) -> httpx2.Response:
+    async def _answer(
+        self, request: Request, timeout_seconds: float, what: str, tool_id: str | None
+    ) -> httpx2.Response:
         client = self._opened()
         connect_seconds = min(timeout_seconds, self._api.connect_timeout_seconds)
         sent = client.build_request(
@@ -97,6 +109,8 @@ class Connection:
                 break
             sent = response.next_request
             await _closed(response)
+            if tool_id is not None:
+                check_hop(tool_id, _destination(sent))
             response = await client.send(sent, stream=True, auth=None)
         return response
 
@@ -139,10 +153,12 @@ class HttpProvider:
             request = request.with_key(context.idempotency_key)
         with request_span(context, "http", self._connection.attributes | {"http.request.method": request.method}):
             request = _traced(request)
-            return await self._connection.call(request, self._headers, self._timeout_seconds, self._what)
+            return await self._connection.call(
+                request, self._headers, self._timeout_seconds, self._what, tool_id=context.tool_id
+            )
 
     async def destinations(self, arguments: Mapping[str, JsonValue]) -> tuple[Destination, ...]:
-        """That of the API; where a redirect may lead is the API's own egress to say."""
+        """That of the API; where a redirect leads is checked when it is known."""
         del arguments
         return (self._connection.destination(self._template.method),)
 
@@ -151,6 +167,17 @@ class HttpProvider:
 
     async def aclose(self) -> None:
         await self._connection.aclose()
+
+
+def _destination(request: httpx2.Request) -> Destination:
+    """Where a redirect leads. Raises EgressDenied for what is no host."""
+    url = request.url
+    return Destination(
+        scheme=url.scheme,
+        host=normal_host(url.raw_host.decode()),
+        port=url.port or DEFAULT_PORTS.get(url.scheme, 0),
+        operations=frozenset({request.method.lower()}),
+    )
 
 
 def _traced(request: Request) -> Request:
