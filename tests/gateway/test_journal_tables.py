@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,9 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.journal import comparing, reading
 from gateway.journal.base import Finding, Mode, Retention
+from gateway.journal.ledger import Verifier
 from gateway.journal.signing import Keys
 from gateway.journal.sql import SqlJournal
 from tests.engines import Postgres, without_tables
@@ -164,6 +167,18 @@ async def test_a_journal_at_work_is_in_order(world: World) -> None:
         over = True
     assert found.records > 2400
     await writer.aclose()
+
+
+async def test_what_is_deleted_while_it_is_compared_is_no_finding(world: World) -> None:
+    await healthy(world.journal)
+    store, verifier = world.journal._store, Verifier()
+    links, tools = zip(*await store.read(partial(reading.filed, after=("", 0))), strict=True)
+    told = verifier.feed(links, tools)
+    assert told.blobs
+    assert {"e1", "h"} <= told.begun.keys()
+    await world.journal.prune(Retention(older_than=timedelta(0)))
+    await store.read(partial(comparing.check_told, verifier=verifier, told=told))
+    assert verifier.end().findings == ()
 
 
 # Signatures
