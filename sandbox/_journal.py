@@ -164,7 +164,8 @@ def verify(
         Path | None, typer.Option(metavar="FILE", help="What --json printed earlier: all of that must still hold.")
     ] = None,
     key: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Public key, PEM: signatures must be by one of these.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Public key, PEM: each chain must be signed by one of these."),
     ] = None,
     json_output: JSON = False,
 ) -> None:

@@ -12,6 +12,7 @@ from gateway.journal.base import (
     ExecutionFinished,
     ExecutionStarted,
     ExecutionSummary,
+    Finding,
     Record,
     Verification,
 )
@@ -57,10 +58,12 @@ def execution(records: Sequence[Record], snippet: str) -> None:
 
 def verification(found: Verification) -> None:
     for head in found.heads:
-        typer.echo(f"{_tenant(head.tenant_id)}: {head.sequence} records, head {head.hash}")
+        unsigned = (
+            "" if found.unsigned is None else f", {found.unsigned[head.tenant_id]} of them after its last signature"
+        )
+        typer.echo(f"{_tenant(head.tenant_id)}: {head.sequence} records{unsigned}, head {head.hash}")
     for finding in found.findings:
-        where = f"{_tenant(finding.tenant_id)}, record {finding.sequence}: " if finding.sequence else ""
-        typer.echo(visible(f"WRONG {where}{finding.what}"))
+        typer.echo(visible(f"WRONG {_place(finding)}{finding.what}"))
     checked = f"{found.records} records, {found.pruned} of them deleted by policy, {found.signatures} signatures"
     typer.echo(f"{checked}: {'all in order' if found.ok else f'{len(found.findings)} findings'}")
 
@@ -118,6 +121,13 @@ def _fields(one: ExecutionSummary) -> tuple[str, ...]:
     started = one.started_at.isoformat(timespec="milliseconds")
     known = (started, one.execution_id, one.tenant_id, one.backend or one.mode, str(one.calls), outcome, took)
     return tuple(visible(field).replace("\n", " ").replace("\t", " ") for field in known)
+
+
+def _place(finding: Finding) -> str:
+    """What is wrong with a chain as a whole, or with a list, has no record; what is shared by all has no tenant."""
+    if finding.sequence:
+        return f"{_tenant(finding.tenant_id)}, record {finding.sequence}: "
+    return f"{_tenant(finding.tenant_id)}: " if finding.tenant_id else ""
 
 
 def _tenant(tenant_id: str) -> str:

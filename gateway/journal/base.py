@@ -1,6 +1,6 @@
 """The protocol of what keeps records, and what it is asked and answers. The records themselves are in `records.py`."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol, TypeVar
@@ -152,13 +152,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found. `heads` is where each chain ends: kept elsewhere, it can be held against a later state."""
+    """What `verify` found. `heads` is where each chain ends: kept elsewhere, it can be held against a later state.
+
+    `unsigned` is how many records each tenant's chain has after its last signature that holds; None without keys.
+    """
 
     records: int
     pruned: int
     signatures: int
     heads: tuple[Checkpoint, ...]
     findings: tuple[Finding, ...]
+    unsigned: Mapping[str, int] | None = None
 
     @property
     def ok(self) -> bool:

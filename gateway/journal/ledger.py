@@ -10,11 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from gateway.journal.base import Checkpoint, Finding, Link, Verification
 from gateway.journal.codec import references
-from gateway.journal.records import ExecutionFinished, ExecutionStarted, Record, RecordsPruned
+from gateway.journal.listing import microseconds
+from gateway.journal.records import CallStarted, ExecutionStarted, Record, RecordsPruned
 
 GENESIS = "0" * 64
 MAX_FINDINGS = 100
@@ -22,6 +25,9 @@ MAX_FINDINGS = 100
 
 # Within a text, JSON has no quote without a backslash: these are found as keys only.
 _DIGEST, _TEXT, _BASE64 = b'"sha256":"', b'"text":"', b'"base64":"'
+
+_UNKNOWN = "\0"
+"""Stands for a tool that is not kept beside its record; no column has it."""
 
 _read = json.JSONDecoder().decode
 _escaped = json.JSONEncoder(ensure_ascii=False).encode
@@ -34,16 +40,35 @@ class Head(NamedTuple):
     hash: str = GENESIS
 
 
+class Begun(NamedTuple):
+    """A record with which an execution begins; `called_at` is its time in microseconds if it is a call's."""
+
+    link: Link
+    called_at: int | None
+
+
 @dataclass(slots=True)
 class Told:
     """What some records say that a journal also keeps elsewhere, for it to compare.
 
-    By execution, the decoded content of its start and end; by digest, the record that holds a blob only by that.
+    By execution, the first of them that begins it; by execution and digest, the first that holds a blob only by that.
     """
 
-    started: dict[str, dict[str, Any]] = field(default_factory=dict)
-    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
-    blobs: dict[str, Link] = field(default_factory=dict)
+    begun: dict[str, Begun] = field(default_factory=dict)
+    blobs: dict[tuple[str, str], Link] = field(default_factory=dict)
+
+    def take(self, link: Link, said: dict[str, Any]) -> None:
+        """The decoded content of the next record."""
+        if link.kind == ExecutionStarted.kind:
+            self.begun.setdefault(link.execution_id, Begun(link, None))
+        elif link.kind == CallStarted.kind and said["index"] == 0:
+            at = microseconds(datetime.fromisoformat(said["at"]))
+            self.begun.setdefault(link.execution_id, Begun(link, at))
+
+
+def kept_text(text: str) -> str:
+    """As it is in a column: PostgreSQL keeps no NUL in a text."""
+    return text.replace("\0", "\ufffd")
 
 
 def link_hash(tenant_id: str, sequence: int, previous: str, content_sha256: str) -> str:
@@ -76,6 +101,8 @@ class Verifier:
         self._findings: list[Finding] = []
         self._unlisted = 0
         self._chain: _Chain | None = None
+        self._signed: dict[str, set[tuple[int, str]]] | None = None
+        self._unsigned: dict[str, int] = {}
         self._points: dict[str, list[Checkpoint]] = {}
         for point in checkpoints:
             self.expect(point)
@@ -84,6 +111,12 @@ class Verifier:
         """The chain had come to this; said before the chain is fed."""
         self._points.setdefault(point.tenant_id, []).append(point)
 
+    def require(self, signed: Iterable[Checkpoint]) -> None:
+        """Each chain must have one of these, whose signatures hold; said before any chain is fed."""
+        self._signed = {}
+        for point in signed:
+            self._signed.setdefault(point.tenant_id, set()).add((point.sequence, point.hash))
+
     def stop(self, why: str) -> None:
         """What comes next cannot be read."""
         tenant_id, sequence = ("", 0) if self._chain is None else (self._chain.tenant_id, self._chain.sequence)
@@ -91,15 +124,16 @@ class Verifier:
         self._points.clear()
         self.find(tenant_id, sequence, why)
 
-    def feed(self, links: Sequence[Link]) -> Told:
+    def feed(self, links: Sequence[Link], tools: Iterable[str | None] | None = None) -> Told:
+        """The next links, and the tools that they are filed under where that is kept."""
         told = Told()
-        for link in links:
+        for link, tool in zip(links, repeat(_UNKNOWN) if tools is None else tools, strict=False):
             if self._chain is None or self._chain.tenant_id != link.tenant_id:
                 self._end_chain()
-                self._chain = _Chain(link.tenant_id, self._points.pop(link.tenant_id, ()), forgets=self._forgets)
+                self._chain = self._begin_chain(link.tenant_id)
             self.records += 1
             try:
-                self._take(self._chain, link, told)
+                self._take(self._chain, link, tool, told)
             except (TypeError, ValueError, KeyError, AttributeError):
                 self.find(str(link.tenant_id), int(link.sequence), "it holds what no journal writes")
         return told
@@ -116,17 +150,23 @@ class Verifier:
             self.find(point.tenant_id, point.sequence, "the whole chain is missing")
         if self._unlisted:
             self._findings.append(Finding("", 0, f"and {self._unlisted} more"))
-        return Verification(self.records, self.pruned, signatures, tuple(self._heads), tuple(self._findings))
+        unsigned = None if self._signed is None else self._unsigned
+        return Verification(self.records, self.pruned, signatures, tuple(self._heads), tuple(self._findings), unsigned)
 
-    def _take(self, chain: "_Chain", link: Link, told: Told) -> None:
+    def _take(self, chain: "_Chain", link: Link, tool: str | None, told: Told) -> None:
         for sequence, what in chain.take(link):
             self.find(link.tenant_id, sequence, what)
         if link.content is None:
             self.pruned += 1
+            self._check_tool(link, tool, None)
         else:
-            self._read(chain, link, link.content, told)
+            self._read(chain, link, tool, link.content, told)
 
-    def _read(self, chain: "_Chain", link: Link, content: bytes, told: Told) -> None:
+    def _check_tool(self, link: Link, tool: str | None, said: str | None) -> None:
+        if tool != said and tool is not _UNKNOWN:
+            self.find(link.tenant_id, link.sequence, f"this {link.kind} is filed under another tool than its own")
+
+    def _read(self, chain: "_Chain", link: Link, tool: str | None, content: bytes, told: Told) -> None:
         if hashlib.sha256(content).hexdigest() != link.content_sha256:
             self.find(link.tenant_id, link.sequence, f"the content of this {link.kind} was changed")
             return
@@ -134,28 +174,40 @@ class Verifier:
         where = (said.get("tenant_id", ""), said["execution_id"], said["kind"])
         if where != (link.tenant_id, link.execution_id, link.kind):
             self.find(link.tenant_id, link.sequence, "it is filed under another tenant, execution or kind than its own")
-        if link.kind == ExecutionStarted.kind:
-            told.started[link.execution_id] = said
-        elif link.kind == ExecutionFinished.kind:
-            told.finished[link.execution_id] = said
-        elif link.kind == RecordsPruned.kind:
+        called = kept_text(said["tool_id"]) if link.kind == CallStarted.kind else None
+        self._check_tool(link, tool, called)
+        told.take(link, said)
+        if link.kind == RecordsPruned.kind:
             chain.retention = said
         if content.count(_DIGEST) > content.count(_TEXT) + content.count(_BASE64):
-            told.blobs = dict.fromkeys(references(said), link) | told.blobs
+            for digest in references(said):
+                told.blobs.setdefault((link.execution_id, digest), link)
+
+    def _begin_chain(self, tenant_id: str) -> "_Chain":
+        signed = None if self._signed is None else self._signed.get(tenant_id, set())
+        return _Chain(tenant_id, self._points.pop(tenant_id, ()), signed, forgets=self._forgets)
 
     def _end_chain(self) -> None:
         if self._chain is not None:
             for sequence, what in self._chain.end():
                 self.find(self._chain.tenant_id, sequence, what)
             self._heads.append(Checkpoint(self._chain.tenant_id, self._chain.sequence, self._chain.hash))
+            self._unsigned[self._chain.tenant_id] = self._chain.unsigned
             self._chain = None
 
 
 class _Chain:
-    """One tenant's chain, as far as it was read. `retention` is what its last record of a deletion says."""
+    """One tenant's chain, as far as it was read. `retention` is what its last record of a deletion says, `unsigned`
+    how many records came since one of those that are `signed`, None when no matter."""
 
-    def __init__(self, tenant_id: str, points: Iterable[Checkpoint], *, forgets: bool) -> None:
+    def __init__(
+        self, tenant_id: str, points: Iterable[Checkpoint], signed: set[tuple[int, str]] | None, *, forgets: bool
+    ) -> None:
         self._forgets = forgets
+        self._signed = signed
+        self._needs_signature = False
+        self._has_signature = False
+        self.unsigned = 0
         self.tenant_id = tenant_id
         self.sequence = 0
         self.hash = GENESIS
@@ -181,13 +233,25 @@ class _Chain:
             found.append((link.sequence, "it is another one than when the chain was signed or noted here"))
         if link.content is None:
             self._empty(link.sequence)
+        if self._signed is not None:
+            self._count(link, self._signed)
         return found
 
     def end(self) -> list[tuple[int, str]]:
         """What is wrong with the chain as a whole."""
         late = [point for point in self._points if point > self.sequence]
         found = [(point, f"the chain ends at {self.sequence}: what came after was removed") for point in late]
+        if self._needs_signature and not self._has_signature:
+            found.append((0, "nothing of this chain is signed with a key that was given"))
         return found if self._forgets else found + self._untold()
+
+    def _count(self, link: Link, signed: set[tuple[int, str]]) -> None:
+        """Of a chain whose all was deleted nothing is left to sign but the record that says so."""
+        self.unsigned += 1
+        if link.content is not None and link.kind != RecordsPruned.kind:
+            self._needs_signature = True
+        if (link.sequence, link.hash) in signed:
+            self._has_signature, self.unsigned = True, 0
 
     def _untold(self) -> list[tuple[int, str]]:
         """What is gone without a record of why."""

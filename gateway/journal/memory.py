@@ -185,8 +185,8 @@ class MemoryJournal:
 
     async def verify(self, checkpoints: Sequence[Checkpoint] = ()) -> Verification:
         verifier = Verifier(checkpoints, forgets=True)
-        for digest, link in verifier.feed(self._links()).blobs.items():
-            if digest not in self._executions[link.execution_id].blobs:
+        for (execution_id, digest), link in verifier.feed(self._links()).blobs.items():
+            if digest not in self._executions[execution_id].blobs:
                 verifier.find(link.tenant_id, link.sequence, f"the data {digest} that it refers to is missing")
         return verifier.end()
 

@@ -1,19 +1,15 @@
-"""What is read, and the check of all of it. Every function here works within one transaction."""
+"""What is read. Every function here works within one transaction."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gateway.errors import NotRecorded
 from gateway.journal.base import ExecutionFilter, ExecutionPage, ExecutionSummary, Link
-from gateway.journal.ledger import Verifier
 from gateway.journal.listing import UNFINISHED, at_microseconds, cursor_after, microseconds, read_cursor
-from gateway.journal.rows import Rows, among
+from gateway.journal.rows import Rows
 from gateway.journal.signing import Signature
 
 VERIFY_ROWS = 1000
-BLOB_ROWS = 8
-"""Blobs may be megabytes, so only a few are held at a time."""
 
 _SUMMARY = """SELECT e.execution_id, e.tenant_id, e.started_at, e.language, e.profile, e.backend, e.mode, e.parent,
     (SELECT count(*) FROM journal_records r WHERE r.execution_id = e.execution_id AND r.kind = 'call_started'),
@@ -79,88 +75,22 @@ def signatures(rows: Rows) -> list[Signature]:
 
 def links(rows: Rows, after: tuple[str, int], limit: int = VERIFY_ROWS) -> list[Link]:
     """The next ones in order of tenant and sequence."""
+    return [link for link, _ in filed(rows, after, limit)]
+
+
+def filed(rows: Rows, after: tuple[str, int], limit: int = VERIFY_ROWS) -> list[tuple[Link, str | None]]:
+    """The same, each with the tool that it is filed under."""
     found = rows.fetch(
-        "SELECT tenant_id, sequence, execution_id, kind, content, content_sha256, hash FROM journal_records "
+        "SELECT tenant_id, sequence, execution_id, kind, content, content_sha256, hash, tool_id FROM journal_records "
         "WHERE (tenant_id, sequence) > (:tenant_id, :sequence) ORDER BY tenant_id, sequence LIMIT :limit",
         {"tenant_id": after[0], "sequence": after[1], "limit": limit},
     )
-    return [Link(row[0], row[1], row[2], row[3], _bytes(row[4]), row[5], row[6]) for row in found]
+    return [(Link(row[0], row[1], row[2], row[3], _bytes(row[4]), row[5], row[6]), row[7]) for row in found]
 
 
 def _bytes(content: bytes | str | None) -> bytes | None:
     """SQLite keeps values of any type in any column."""
     return content.encode() if isinstance(content, str) else content
-
-
-def check_references(rows: Rows, verifier: Verifier, wanted: dict[str, Link]) -> None:
-    """Blobs that records hold by digest only must be there."""
-    digests = list(wanted)
-    for start in range(0, len(digests), VERIFY_ROWS):
-        part = digests[start : start + VERIFY_ROWS]
-        binds: dict[str, Any] = {}
-        there = rows.fetch(f"SELECT sha256 FROM journal_blobs WHERE {among('sha256', part, binds)}", binds)
-        for digest in set(part) - {row[0] for row in there}:
-            link = wanted[digest]
-            verifier.find(link.tenant_id, link.sequence, f"the data {digest} that it refers to is missing")
-
-
-def check_blobs(rows: Rows, verifier: Verifier, digest_of: Callable[[bytes], str], after: str) -> str | None:
-    """The next blobs after this digest must be what their digests say; the last of them, None at the end."""
-    found = rows.fetch(
-        "SELECT sha256, data FROM journal_blobs WHERE sha256 > :after ORDER BY sha256 LIMIT :limit",
-        {"after": after, "limit": BLOB_ROWS},
-    )
-    for digest, data in found:
-        if digest_of(data) != digest:
-            verifier.find("", 0, f"the data {digest} was changed")
-    return found[-1][0] if found else None
-
-
-def check_index(rows: Rows, verifier: Verifier, after: str) -> str | None:
-    """The next executions must be listed as their records say; the last of them, None at the end."""
-    found = rows.fetch(
-        "SELECT execution_id, tenant_id, language, profile, backend, mode, parent, outcome FROM journal_executions "
-        "WHERE execution_id > :after ORDER BY execution_id LIMIT :limit",
-        {"after": after, "limit": VERIFY_ROWS},
-    )
-    said = _said(rows, [row[0] for row in found])
-    for row in found:
-        if row[5] != "host" or row[7]:
-            what = _misfit(row, said.get((row[0], "execution_started")), said.get((row[0], "execution_finished")))
-            if what:
-                verifier.find(row[1], 0, f"execution {row[0]} is listed with another {what} than its records say")
-    return found[-1][0] if found else None
-
-
-def _said(rows: Rows, execution_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The last start and the last end of each execution."""
-    binds: dict[str, Any] = {}
-    found = rows.fetch(
-        "SELECT execution_id, kind, sequence, content FROM journal_records WHERE content IS NOT NULL "
-        f"AND kind IN ('execution_started', 'execution_finished') AND {among('execution_id', execution_ids, binds)} "
-        "ORDER BY sequence",
-        binds,
-    )
-    said = {}
-    for execution_id, kind, sequence, content in found:
-        try:
-            said[execution_id, kind] = {**json.loads(content), "sequence": sequence}
-        except ValueError:
-            continue  # found where its content was read
-    return said
-
-
-def _misfit(row: Sequence[Any], started: dict[str, Any] | None, finished: dict[str, Any] | None) -> str:
-    """Which column does not say what the records say."""
-    if started is None:
-        return "start"
-    names = ("tenant_id", "language", "profile", "backend", "mode", "parent")
-    defaults = {"tenant_id": "", "mode": "live", "parent": ""}
-    for name, listed in zip(names, row[1:7], strict=True):
-        if listed != started.get(name, defaults.get(name)):
-            return name
-    over = finished is not None and finished["sequence"] > started["sequence"]
-    return "" if row[7] == (finished["outcome"] if finished is not None and over else "") else "outcome"
 
 
 def _conditions(which: ExecutionFilter, binds: dict[str, Any]) -> Iterable[str]:

@@ -42,6 +42,23 @@ def among(column: str, values: Sequence[str], binds: dict[str, Any]) -> str:
     return f"{column} IN ({', '.join(':' + name for name in names)})" if names else "1 = 0"
 
 
+def rows_of(values: Sequence[Sequence[str | int]], binds: dict[str, Any]) -> str:
+    """`VALUES (…), (…)`, with the values added to the binds. PostgreSQL takes each for a text if nothing says else."""
+    found = []
+    for row in values:
+        names = [f"v{len(binds) + number}" for number in range(len(row))]
+        binds |= zip(names, row, strict=True)
+        parts = [f"CAST(:{name} AS BIGINT)" if isinstance(binds[name], int) else f":{name}" for name in names]
+        found.append(f"({', '.join(parts)})")
+    return f"VALUES {', '.join(found)}"
+
+
+def at_one_moment(rows: Rows) -> None:
+    """All that this transaction reads is of one moment; said before it reads. In SQLite it is so anyway."""
+    if rows.dialect == "postgresql":
+        rows.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
 def make_tables(rows: Rows, where: str) -> None:
     """Where they are missing. Raises InvalidRequest for tables of another version."""
     versions, *others = schema.statements(rows.dialect)

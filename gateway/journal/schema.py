@@ -1,8 +1,9 @@
 """Tables of a journal in SQL, for SQLite and PostgreSQL alike.
 
-`journal_records` are the ledger; the other tables can be made from it, and `verify` compares them with it. Times are
-microseconds since 1970. Digests and hashes are hex. `content` is NULL once it was deleted by policy, and so is
-`tool_id`, which starts of calls have.
+`journal_records` are the ledger. `verify` compares with it what can be made from it: each call's `tool_id`, all of
+`journal_executions` but `owner`, which no record says, the data that records refer to in `journal_blobs`, and that it
+is noted in `journal_blob_uses`. Leases and signatures are in no record. Times are microseconds since 1970. Digests and
+hashes are hex. `content` is NULL once it was deleted by policy, and so is `tool_id`, which starts of calls have.
 """
 
 VERSION = 2

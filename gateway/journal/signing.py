@@ -1,4 +1,5 @@
-"""Ed25519 signatures over chains: what was signed cannot be rewritten by anybody without the key.
+"""Ed25519 signatures over chains: what lies before one cannot be rewritten by anybody without the key, unless the
+signature is taken away too.
 
 Needs the extra `ledger`.
 """

@@ -144,7 +144,7 @@ class SqlJournal:
         return await self._store.read(lambda rows: reading.links(rows, after, limit))
 
     async def verify(self, checkpoints: Sequence[Checkpoint] = (), keys: Keys | None = None) -> Verification:
-        """With `keys`, each signature must be by one of them."""
+        """With `keys`, each signature must be by one of them, and each chain have one."""
         return await verified(self._store, checkpoints, keys)
 
     async def prune(self, retention: Retention) -> Pruned:

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.errors import InvalidRequest, LeaseLost, NotRecorded, SandboxError
 from gateway.journal.base import Lease, Link
 from gateway.journal.codec import Content, content_of
-from gateway.journal.ledger import Head, linked
+from gateway.journal.ledger import Head, kept_text, linked
 from gateway.journal.listing import microseconds
 from gateway.journal.records import CallFinished, CallStarted, ExecutionFinished, ExecutionStarted, Record
 from gateway.journal.rows import Rows, among
@@ -179,8 +179,7 @@ class Recorder:
 
 
 def _row(link: Link, record: Record) -> dict[str, Any]:
-    """PostgreSQL keeps no NUL in a text."""
-    tool_id = record.tool_id.replace("\0", "\ufffd") if isinstance(record, CallStarted) else None
+    tool_id = kept_text(record.tool_id) if isinstance(record, CallStarted) else None
     return {**link._asdict(), "tool_id": tool_id}
 
 

@@ -249,7 +249,11 @@ async def test_signatures_hold_against_the_public_key(tmp_path: Path) -> None:
     assert found.ok
     assert found.signatures >= 3
     other = Keys([Ed25519PrivateKey.generate().public_key()])
-    assert all("not among those given" in one.what for one in (await journal.verify(keys=other)).findings)
+    found = await journal.verify(keys=other)
+    by_record = [one.what for one in found.findings if one.sequence]
+    assert len(by_record) == found.signatures
+    assert all("not among those given" in what for what in by_record)
+    assert {one.tenant_id for one in found.findings if not one.sequence} == {"acme", "other"}
     await journal.aclose()
 
 

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
 from gateway.context import Caller
@@ -17,7 +20,7 @@ from gateway.journal.sql import SqlJournal
 from runtimes.mock import MockGuest
 from sandbox import AsyncExec
 from sandbox.cli import app
-from tests.gateway.journals import raw
+from tests.gateway.journals import call, raw, started
 from tests.sandbox.test_exec import mocked
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +168,32 @@ def test_verify_says_what_was_changed(url: str, tmp_path: Path) -> None:
     assert json.loads(run(*where, "--json", code=1))["findings"][0]["sequence"] == 3
     before.write_text("{}")
     run(*where, "--checkpoint", str(before), code=2)
+
+
+def test_verify_says_what_is_not_signed(url: str, tmp_path: Path) -> None:
+    key, file = Ed25519PrivateKey.generate(), tmp_path / "public.pem"
+    file.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    where = ("verify", "--journal", url)
+    text = run(*where, "--key", str(file), code=1)
+    assert "WRONG tenant acme: nothing of this chain is signed with a key that was given" in text
+    assert "0 signatures: 3 findings" in text
+    assert "signature," not in run(*where)
+    assert json.loads(run(*where, "--json"))["unsigned"] is None
+
+    async def sign() -> None:
+        journal = SqlJournal(url, signing_key=key, sign_every=1)
+        for tenant_id in ("acme", "other", ""):
+            await journal.append(started(f"signed-{tenant_id}", tenant_id))
+        await journal.aclose()
+        journal = SqlJournal(url)
+        await journal.append(call("signed-acme", 0), call("signed-acme", 1))
+        await journal.aclose()
+
+    anyio.run(sign)
+    text = run(*where, "--key", str(file))
+    assert "tenant acme: 9 records, 2 of them after its last signature, head" in text
+    assert "all in order" in text
+    assert json.loads(run(*where, "--key", str(file), "--json"))["unsigned"] == {"": 0, "acme": 2, "other": 0}
 
 
 def test_prune_says_what_it_deleted(url: str) -> None:
