@@ -180,6 +180,8 @@ class Metrics:
         self._calls.labels(name, status, role).inc()
         if code:
             self._errors.labels(name, code, role).inc()
+        if code == "rate_limited":
+            self._limited.labels(name).inc()
         if notice.began:
             self._inflight.labels(name).dec()
             self._seconds.labels(name, role).observe(call.duration_seconds)
@@ -192,11 +194,9 @@ class Metrics:
         self._follow_circuit(name, notice.call.tool_id)
 
     def _retrying(self, name: str, notice: Notice) -> None:
-        self._retries.labels(name, str(notice.attempts)).inc()
-
-    def _rate_limited(self, name: str, notice: Notice) -> None:
-        del notice
-        self._limited.labels(name).inc()
+        # Of a refusal by a policy within, no attempt was made: what counts is the number of the one that follows.
+        following = notice.details.get("attempt")
+        self._retries.labels(name, str(following - 1 if isinstance(following, int) else notice.attempts)).inc()
 
     def _circuit_moved(self, name: str, notice: Notice) -> None:
         self._transitions.labels(name, notice.kind.removeprefix("circuit_")).inc()
@@ -204,7 +204,6 @@ class Metrics:
     _told: Mapping[str, "Callable[[Metrics, str, Notice], None]"] = {
         "started": _started,
         "retrying": _retrying,
-        "rate_limited": _rate_limited,
         "circuit_opened": _circuit_moved,
         "circuit_half_open": _circuit_moved,
         "circuit_closed": _circuit_moved,
@@ -214,7 +213,8 @@ class Metrics:
         """A miss is only what a cache was asked for in vain; a tool without one has none."""
         tool = self._tool(call.tool_id)
         asked = hit or call.attempts > 0 or code_of(call) in _AFTER_CACHE
-        if tool is None or not asked or self._pipeline.policy(tool, "cache") is None:
+        streamed = tool is not None and tool.streams and call.via == "stream_tool"  # which passes the cache by
+        if tool is None or streamed or not asked or self._pipeline.policy(tool, "cache") is None:
             return
         self._cache.labels(name, "hit" if hit else "miss").inc()
         hits, asked_for = self._cache_counts.get(name, (0, 0))

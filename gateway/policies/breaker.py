@@ -147,16 +147,18 @@ class Breaker:
         return result
 
     def _admit(self, circuit: Circuit, call: Call) -> int:
-        is_probe = circuit.state == "half_open"
-        period = circuit.admit()
+        is_probe, is_first = circuit.state == "half_open", not circuit.is_probed
+        who = call.context.execution_id
+        period = circuit.admit(who)
         if period is None:
-            left = circuit.retry_after_seconds
+            left = circuit.retry_after_seconds(who)
             call.usage.decisions.append(f"refused: the circuit is {circuit.state}, for {left:.3g} s")
             call.tell("circuit_open", retry_after_seconds=left)
             raise CircuitOpen(self._tool_id, left)
         if is_probe:
             call.usage.decisions.append("circuit half open: this call tries the tool")
-            call.tell("circuit_half_open")
+            if is_first:
+                call.tell("circuit_half_open")
         return period
 
     def _outcome_of_answer(self, call: Call, seconds: float) -> "_Outcome":

@@ -22,7 +22,8 @@ class Circuit:
     """The circuit of one tool, or of one of its tenants.
 
     Open it lets nothing through; when `recovery_seconds` have passed it is half open, and lets `probes` calls through
-    at a time: the first that succeeds closes it, and one that fails opens it anew.
+    at a time: the first that succeeds closes it, and one that fails opens it anew. A failure that is blamed on who was
+    blamed before does neither, and keeps that one alone away for `recovery_seconds`.
     """
 
     def __init__(self, tally: Tally, recovery_seconds: float, probes: int, clock: Callable[[], float]) -> None:
@@ -34,6 +35,9 @@ class Circuit:
         self._probes = 0
         self._period = 0
         self._blamed: set[str] = set()
+        self._held: dict[str, float] = {}  # whom a probe was blamed on, until when each is kept away
+        self.is_probed = False
+        """Whether a call was let through since it became half open."""
 
     @property
     def state(self) -> CircuitState:
@@ -41,17 +45,19 @@ class Circuit:
             return "closed"
         return "half_open" if self._left() <= 0 else "open"
 
-    @property
-    def retry_after_seconds(self) -> float:
+    def retry_after_seconds(self, who: str = "") -> float:
         """How long a call that is refused now should wait: while others probe, as long as they may keep it open."""
-        return self._left() if self.state == "open" else self._recovery_seconds
+        if self.state == "open":
+            return self._left()
+        return self._held_seconds(who) or self._recovery_seconds
 
-    def admit(self) -> int | None:
-        """The period that an admitted call belongs to, for `settle`; None refuses it."""
+    def admit(self, who: str = "") -> int | None:
+        """The period that an admitted call belongs to, for `settle`; None refuses it. `who` may be blamed for it."""
         if self._opened_at is not None:
-            if self._left() > 0 or self._probes >= self._most_probes:
+            if self._left() > 0 or self._probes >= self._most_probes or self._held_seconds(who):
                 return None
             self._probes += 1
+            self.is_probed = True
         return self._period
 
     def settle(self, period: int, *, failed: bool | None, blamed: str = "") -> CircuitState | None:
@@ -71,6 +77,8 @@ class Circuit:
             self._blamed.clear()
             return self._turn(None) if probed else None
         if blamed and not self._is_news(blamed):
+            if probed:
+                self._hold(blamed)
             return None
         return self._turn(self._clock()) if self._tally.failed() or probed else None
 
@@ -82,8 +90,18 @@ class Circuit:
         self._blamed.add(blamed)
         return True
 
+    def _hold(self, who: str) -> None:
+        if len(self._held) >= _MAX_BLAMED:
+            self._held.clear()
+        self._held[who] = self._clock() + self._recovery_seconds
+
+    def _held_seconds(self, who: str) -> float:
+        return max(0.0, self._held.get(who, 0.0) - self._clock()) if self._held else 0.0
+
     def _turn(self, opened_at: float | None) -> CircuitState:
         self._opened_at = opened_at
+        self._held.clear()
+        self.is_probed = False
         self._period += 1
         self._probes = 0
         return self.state

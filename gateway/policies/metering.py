@@ -167,9 +167,8 @@ class UsageMeter:
             return None
         try:
             text = data.decode()
-            if len(data) > _THREAD_BYTES:
-                return await anyio.to_thread.run_sync(self._count, text)
-            return self._count(text)
+            long = len(data) > _THREAD_BYTES
+            return _number(await anyio.to_thread.run_sync(self._count, text) if long else self._count(text))
         except Exception as exc:  # noqa: BLE001 - a counter must not fail the call that it counts
             call.usage.decisions.append(f"tokens not counted: {_text(exc)}")
             return None
@@ -190,9 +189,22 @@ class UsageMeter:
             bytes_out=came.size_bytes,
         )
         try:
-            usage.cost_usd = self._price.usd(metered)
+            usage.cost_usd = _amount(self._price.usd(metered))
         except Exception as exc:  # noqa: BLE001 - nor must a price
             usage.decisions.append(f"cost not counted: {_text(exc)}")
+
+
+def _number(tokens: object) -> int:
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise ValueError(f"the counter gave {tokens!r:.100}, and no number of tokens")
+    return tokens
+
+
+def _amount(cost: object) -> Decimal:
+    amount = Decimal(repr(cost)) if isinstance(cost, int | float) and not isinstance(cost, bool) else cost
+    if not isinstance(amount, Decimal) or not amount.is_finite() or amount < 0:
+        raise ValueError(f"the price gave {cost!r:.100}, and no amount")
+    return amount
 
 
 @dataclass(slots=True)

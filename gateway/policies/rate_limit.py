@@ -26,7 +26,7 @@ class TokenBucket:
 
     | option | meaning | default |
     | --- | --- | --- |
-    | `scope` | whose bucket: one for the `tool`, for each `tenant`, for each `user` of a tenant; or a tuple | tool |
+    | `scope` | whose bucket: one for the `tool`, for each `tenant`, for each `user` of a tenant | tool |
     | `cost` | tokens that one call takes | 1 |
     | `tenants` | other rates for some tenants, by id: `{"calls": …, "per_seconds": …, "burst": …}` | none |
 
@@ -39,18 +39,16 @@ class TokenBucket:
     calls: float
     per_seconds: float
     burst: float | None = None
-    scope: Scope | tuple[Scope, ...] = "tool"
+    scope: Scope = "tool"
     cost: float = 1.0
     tenants: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if unknown := set(self._dimensions()) - set(_SCOPES):
-            raise InvalidRequest(
-                f"unknown scope {', '.join(sorted(map(str, unknown)))}; there are {', '.join(_SCOPES)}"
-            )
+        if self.scope not in _SCOPES:
+            raise InvalidRequest(f"unknown scope {self.scope!r}; there are {', '.join(_SCOPES)}")
         _above_zero("cost", self.cost)
         _rate(self.calls, self.per_seconds, self.burst, self.cost)
-        if self.tenants and not {"tenant", "user"} & set(self._dimensions()):
+        if self.tenants and self.scope == "tool":
             raise InvalidRequest("rates of tenants need a bucket for each; add scope='tenant'")
         self.rates()
 
@@ -66,9 +64,6 @@ class TokenBucket:
 
     def build(self, tool: "RegisteredTool", services: Services) -> "RateLimiter":
         return RateLimiter(self, tool.id, services.store)
-
-    def _dimensions(self) -> tuple[str, ...]:
-        return (self.scope,) if isinstance(self.scope, str) else self.scope
 
 
 class Rate(NamedTuple):
@@ -90,9 +85,8 @@ class RateLimiter:
     """The buckets of one tool."""
 
     def __init__(self, config: TokenBucket, tool_id: str, store: Store) -> None:
-        dimensions = config._dimensions()
-        self._by_tenant = "tenant" in dimensions or "user" in dimensions
-        self._by_user = "user" in dimensions
+        self._by_tenant = config.scope != "tool"
+        self._by_user = config.scope == "user"
         self._prefix = f"rate/{tool_id}/"
         self._cost = config.cost
         self._rate = _rate(config.calls, config.per_seconds, config.burst, config.cost)

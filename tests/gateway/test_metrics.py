@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import InvalidRequest, MissingExtra, RateLimited
 from gateway.payload import Encoded, normalise
+from gateway.policies import ConcurrencyLimit, FixedRetry, ResultCache
 from gateway.policies.base import Call, Policies, Proceed
 from runtimes.mock import MockBackend
 from sandbox import AsyncExec, Caller, Exec, ToolError, ToolGroup
@@ -104,7 +105,7 @@ class Retried:
                 return await proceed(call)
             except ToolError:
                 call.usage.retries += 1
-                call.tell("retrying", attempt=call.usage.retries)
+                call.tell("retrying", attempt=call.usage.retries + 1)
         return normalise("at last")
 
 
@@ -328,3 +329,38 @@ def test_without_an_event_loop() -> None:
         exec.tool(add)
         exec.run_tool("add", {"a": 1})
         assert samples(exec.metrics_text())["tool_calls_total", "add", "success", ""] == 1
+
+
+async def test_what_a_policy_within_refused_counts_once_and_its_retries_by_their_number(host: AsyncExec) -> None:
+    policies = Policies(
+        retry=FixedRetry(max_attempts=3, delay_seconds=0.001),
+        concurrency=ConcurrencyLimit(max_in_flight=1, wait_seconds=0.001),
+    )
+    entered, leave = anyio.Event(), anyio.Event()
+
+    async def hold() -> None:
+        entered.set()
+        await leave.wait()
+
+    host.tool(name="held", read_only=True, policies=policies)(hold)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(host.run_tool, "held")
+        await entered.wait()
+        with pytest.raises(RateLimited):
+            await host.run_tool("held")
+        leave.set()
+    assert await told(host, "tool_retry_attempts_total", "held", "0") is None
+    assert [await told(host, "tool_retry_attempts_total", "held", number) for number in ("1", "2")] == [1, 1]
+    assert await told(host, "tool_rate_limited_total", "held") == 1
+
+
+async def test_streams_pass_the_cache_by_and_are_no_misses(host: AsyncExec) -> None:
+    async def parts() -> AsyncIterator[int]:
+        yield 1
+
+    host.tool(name="kept", read_only=True, policies=Policies(cache=ResultCache()))(parts)
+    for _ in range(2):
+        assert [event.kind async for event in host.stream_tool("kept")] == ["chunk", "done"]
+    assert await told(host, "tool_cache_operations_total", "kept", "miss") is None
+    await host.run_tool("kept")
+    assert await told(host, "tool_cache_operations_total", "kept", "miss") == 1

@@ -222,6 +222,15 @@ async def test_one_execution_cannot_open_it_by_making_the_tool_raise(breaker: An
     world.time.now += 30
     await world.fails(execution_id="hostile")
     assert state(world) == "half_open"  # nor can it keep it open
+    attempts = world.attempts
+    for _ in range(5):
+        refused = await world.fails(execution_id="hostile")
+        assert (refused.code, refused.details["retry_after_seconds"]) == ("circuit_open", 30)
+    assert world.attempts == attempts  # it alone is kept away, as long as the circuit would be open
+    world.time.now += 30
+    await world.fails(execution_id="hostile")
+    assert world.attempts == attempts + 1
+    assert [kind for kind, _ in world.hears.told].count("circuit_half_open") == 1
     world.always = None
     await world.run()
     assert state(world) == "closed"

@@ -264,3 +264,40 @@ def test_a_meter_is_written_and_read() -> None:
     assert policies.usage == Meter(tokens="chars", per_call_usd=Decimal("0.1"))
     assert policies_from_json(policies_json(policies)) == policies
     encode(policies_json(policies))
+
+
+@pytest.mark.parametrize("tokens", ["12", -1, 1.5, True, None, float("nan")])
+async def test_a_counter_that_gives_no_number_fails_nothing(tokens: Any) -> None:
+    meter = UsageMeter(lambda text: tokens)
+    async with AsyncExec() as exec:
+        exec.tool(name="work", policies=Policies(usage=meter))(lambda: "done")
+        assert await exec.run_tool("work") == "done"
+        result = await exec.execute_code("tools.work()")
+    (call,) = result.tool_calls
+    assert "tokens_in" not in call.usage
+    assert "tokens not counted: ValueError" in " ".join(call.usage["decisions"])
+
+
+@pytest.mark.parametrize("cost", ["free", [1], float("nan"), Decimal("Infinity"), -1, True, None])
+async def test_a_price_that_gives_no_amount_fails_nothing(cost: Any) -> None:
+    class Price:
+        def usd(self, metered: Metered) -> Any:
+            return cost
+
+    async with AsyncExec() as exec:
+        exec.tool(name="work", policies=Policies(usage=UsageMeter(None, Price())))(lambda: "done")
+        (call,) = (await exec.execute_code("tools.work()")).tool_calls
+    assert "cost_usd" not in call.usage
+    assert "cost not counted: ValueError" in " ".join(call.usage["decisions"])
+
+
+@pytest.mark.parametrize(("cost", "told"), [(1, "1"), (0.25, "0.25"), (Decimal("0.10"), "0.10")])
+async def test_a_price_may_give_any_number(cost: Any, told: str) -> None:
+    class Price:
+        def usd(self, metered: Metered) -> Any:
+            return cost
+
+    async with AsyncExec() as exec:
+        exec.tool(name="work", policies=Policies(usage=UsageMeter(None, Price())))(lambda: "done")
+        (call,) = (await exec.execute_code("tools.work()")).tool_calls
+    assert call.usage["cost_usd"] == told

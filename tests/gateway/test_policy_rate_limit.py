@@ -106,7 +106,7 @@ async def test_a_refusal_is_recorded_told_and_costs_no_attempt() -> None:
 
 @pytest.mark.parametrize(
     ("scope", "bob_shares", "eve_shares"),
-    [("tool", True, True), ("tenant", True, False), ("user", False, False), (("tenant", "user"), False, False)],
+    [("tool", True, True), ("tenant", True, False), ("user", False, False)],
 )
 async def test_whose_bucket_it_is(scope: Any, bob_shares: bool, eve_shares: bool) -> None:
     host = Host(limited(TokenBucket(calls=1, per_seconds=60, scope=scope)))
@@ -183,9 +183,7 @@ def test_what_makes_no_sense_is_refused_when_it_is_made(wrong: dict[str, Any]) -
 
 
 def test_it_can_be_written_down() -> None:
-    chosen = Policies(
-        rate_limit=TokenBucket(calls=2, per_seconds=5, scope=("tenant", "user"), tenants={"a": {"calls": 9.0}})
-    )
+    chosen = Policies(rate_limit=TokenBucket(calls=2, per_seconds=5, scope="user", tenants={"a": {"calls": 9.0}}))
     written = policies_json(chosen)
     assert written["rate_limit"]["kind"] == "token_bucket"
     assert policies_from_json(written) == chosen
