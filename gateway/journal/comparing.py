@@ -5,8 +5,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from gateway.journal.base import Link
@@ -32,6 +33,14 @@ class Listed(NamedTuple):
     parent: str = ""
     outcome: str = ""
     ended_at: int | None = None
+
+
+class Said(NamedTuple):
+    """A record of an execution, as it is kept."""
+
+    sequence: int
+    kind: str
+    content: bytes
 
 
 def check_told(rows: Rows, verifier: Verifier, told: Told) -> None:
@@ -151,39 +160,47 @@ def _check_begun(rows: Rows, verifier: Verifier, begun: Mapping[str, Begun]) -> 
                 _find_misfit(verifier, execution_id, row, made._replace(outcome=row.outcome, ended_at=row.ended_at))
 
 
-def _said(rows: Rows, execution_ids: Sequence[str]) -> Mapping[str, list[tuple[str, Any]]]:
-    """Kinds and contents of the starts and ends of each execution, in their order."""
+def _said(rows: Rows, execution_ids: Sequence[str]) -> Mapping[str, list[Said]]:
+    """The starts and ends of each execution, in their order."""
     binds: dict[str, Any] = {}
     found = rows.fetch(
-        "SELECT execution_id, kind, content FROM journal_records WHERE content IS NOT NULL "
+        "SELECT execution_id, sequence, kind, content FROM journal_records WHERE content IS NOT NULL "
         f"AND kind IN ('execution_started', 'execution_finished') AND {among('execution_id', execution_ids, binds)} "
         "ORDER BY sequence",
         binds,
     )
     said = defaultdict(list)
-    for execution_id, kind, content in found:
-        said[execution_id].append((kind, content))
+    for execution_id, *one in found:
+        said[execution_id].append(Said(*one))
     return said
 
 
-def _all_said(rows: Rows, execution_id: str) -> Iterator[tuple[str, Any]]:
-    """The same of one execution, with the starts of its calls. Only for what does not fit without them."""
+def _all_said(rows: Rows, execution_id: str) -> list[Said]:
+    """The same of one execution with its first call, for what does not fit without it."""
+    said = [*_said(rows, [execution_id])[execution_id], *_first_call(rows, execution_id)]
+    return sorted(said, key=itemgetter(0))
+
+
+def _first_call(rows: Rows, execution_id: str) -> list[Said]:
+    """That with the index 0, most likely the first one that was recorded."""
     after = 0
     while found := rows.fetch(
         "SELECT sequence, kind, content FROM journal_records WHERE execution_id = :execution_id "
-        "AND kind IN ('execution_started', 'call_started', 'execution_finished') AND content IS NOT NULL "
-        "AND sequence > :after ORDER BY sequence LIMIT :limit",
+        "AND kind = 'call_started' AND content IS NOT NULL AND sequence > :after ORDER BY sequence LIMIT :limit",
         {"execution_id": execution_id, "after": after, "limit": VERIFY_ROWS},
     ):
+        for one in found:
+            if _made_of([Said(*one)]) is not None:
+                return [Said(*one)]
         after = found[-1][0]
-        yield from ((kind, content) for _, kind, content in found)
+    return []
 
 
-def _made_of(said: Iterable[tuple[str, Any]], listed: Listed | None = None) -> Listed | None:
+def _made_of(said: Iterable[Said], listed: Listed | None = None) -> Listed | None:
     """The row that these records of one execution make of `listed`, as `writing` makes it; None for none."""
-    for kind, content in said:
+    for one in said:
         try:
-            listed = _gone_on(listed, kind, json.loads(content))
+            listed = _gone_on(listed, one.kind, json.loads(one.content))
         except (TypeError, ValueError, KeyError, AttributeError):
             continue  # found where its content was read
     return listed
