@@ -30,7 +30,7 @@ from gateway.errors import (
 from gateway.gate import ExecutionGate
 from gateway.grant import Grant
 from gateway.ids import within
-from gateway.journal.base import CallFinished, CallStatus, ToolCall, arguments_sha256
+from gateway.journal.base import Blob, CallFinished, CallStatus, ToolCall, arguments_sha256
 from gateway.parallel import MAX_IN_FLIGHT, Access, check_concurrent, run_parallel
 from gateway.past import INNER, Asked, Beyond, Past, PastCall
 from gateway.payload import Encoded, error_json, printable
@@ -254,9 +254,8 @@ class DirectGateway(Discovery):
         tool = self._registry.find(tool_id)
         names = (tool_id,) if tool is None else (tool_id, tool.id)
         shown = (printable(tool_id, _MAX_ID_TEXT), *names)
-        return await self._past.find(
-            Asked(site, shown, arguments_sha256(encoded_for_record(arguments, self._secrets).value))
-        )
+        told = encoded_for_record(arguments, self._secrets)
+        return await self._past.find(Asked(site, shown, arguments_sha256(told.value), Blob.of(told.data)))
 
     async def _again(self, way: Way, found: PastCall, arguments: JsonValue, *, reserved: bool) -> JsonValue:
         """Answer a call as it was answered before; make it where that never happened."""

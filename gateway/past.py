@@ -15,6 +15,7 @@ import anyio
 from gateway.calls import LEFT
 from gateway.errors import CallNotRecorded, ReplayDiverged
 from gateway.journal.base import (
+    EMPTY,
     ApprovalDecided,
     ApprovalRequested,
     Blob,
@@ -24,7 +25,11 @@ from gateway.journal.base import (
     ExecutionStarted,
     Record,
 )
+from gateway.payload import printable
 from gateway.reads import PastRead
+
+MAX_BRIEF_CHARS = 200
+"""Of arguments, values and outputs in a message."""
 
 SETTLE_SECONDS = 0.1
 
@@ -82,23 +87,32 @@ class PastCall:
 
     def __str__(self) -> str:
         where = f" at {self.started.site}" if self.started.site else ""
-        return f"call {self.index} of {self.started.tool_id}, arguments {self.started.arguments_sha256[:12]}{where}"
+        return f"call {self.index} of {self.started.tool_id} with {brief(self.started.arguments)}{where}"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call as it is asked for now. `tool_ids` are the names of its tool."""
+    """A call as it is asked for now. `tool_ids` are the names of its tool; `arguments` as a record would have them."""
 
     site: str
     tool_ids: tuple[str, ...]
     arguments_sha256: str
+    arguments: Blob = EMPTY
 
     def is_(self, call: PastCall) -> bool:
         return call.started.tool_id in self.tool_ids and call.started.arguments_sha256 == self.arguments_sha256
 
     def __str__(self) -> str:
         where = f" at {self.site}" if self.site else ""
-        return f"a call of {self.tool_ids[0][:200]}, arguments {self.arguments_sha256[:12]}{where}"
+        return f"a call of {self.tool_ids[0][:200]} with {brief(self.arguments)}{where}"
+
+
+def brief(blob: Blob | None) -> str:
+    """What is in it, or its beginning; its digest where it is not at hand."""
+    if blob is None or blob.data is None:
+        return "nothing" if blob is None else f"{blob.size_bytes} bytes, SHA-256 {blob.sha256[:12]}"
+    text = printable(blob.data[: 4 * MAX_BRIEF_CHARS].decode(errors="replace"), MAX_BRIEF_CHARS)
+    return text if blob.size_bytes <= MAX_BRIEF_CHARS else f"{text} ({blob.size_bytes} bytes)"
 
 
 class Past:

@@ -8,11 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.journal.base import (
+    ApprovalDecided,
+    ApprovalRequested,
     Blob,
     ExecutionFinished,
     ExecutionStarted,
     ExecutionSummary,
     Finding,
+    Mode,
     Record,
     Verification,
 )
@@ -78,6 +81,10 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
             yield from _beginning(record)
         elif isinstance(record, ExecutionFinished):
             yield from _end(record)
+        elif isinstance(record, ApprovalRequested):
+            yield "asked", _request(record)
+        elif isinstance(record, ApprovalDecided):
+            yield record.verdict, _decision(record)
     if not any(isinstance(record, ExecutionFinished) for record in records):
         yield "outcome", "unfinished"
     yield "records", str(len(records))
@@ -85,7 +92,8 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
 
 def _beginning(record: ExecutionStarted) -> Iterator[tuple[str, str]]:
     yield "started", record.at.isoformat(timespec="milliseconds")
-    mode = "" if record.mode == "live" else f", {record.mode} of {record.parent}"
+    mode = {Mode.LIVE: "", Mode.RESUME: ", taken up again"}.get(record.mode, f", {record.mode}")
+    mode += f" after {record.parent}" if record.parent else ""
     yield "ran", f"{record.language} on backend {record.backend}, profile {record.profile}{mode}"
     yield "code", f"{record.code.size_bytes} bytes, SHA-256 {record.code.sha256}"
     yield "limits", ", ".join(f"{name}={bound}" for name, bound in record.limits.items())
@@ -93,6 +101,17 @@ def _beginning(record: ExecutionStarted) -> Iterator[tuple[str, str]]:
         yield "not enforced", ", ".join(unheld)
     if record.allowed_tools is not None:
         yield "tools", ", ".join(record.allowed_tools) or "none"
+
+
+def _request(record: ApprovalRequested) -> str:
+    reason = f": {record.reason}" if record.reason else ""
+    return f"whether to make call {record.index} of {record.tool_id} with {_text(record.arguments)}{reason}"
+
+
+def _decision(record: ApprovalDecided) -> str:
+    arguments = "" if record.arguments is None else f", with {_text(record.arguments)} in place of its arguments"
+    reason = f": {record.reason}" if record.reason else ""
+    return f"call {record.index}, by {record.by or 'a person'}{arguments}{reason}"
 
 
 def _end(record: ExecutionFinished) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ from gateway.journal.base import (
 )
 from gateway.journal.listing import microseconds
 from gateway.journal.owner import this_process
-from gateway.past import Beyond, Past, PastCall, joined
+from gateway.past import Beyond, Past, PastCall, brief, joined
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Outcome
 from sandbox.again import (
@@ -217,11 +217,19 @@ class Durable:
             return result
         decided = 0
         for pending in await self._pending(result.execution_id):
-            decision = await self._on_approval(pending)
+            decision = await self._asked(pending)
             if decision is not None:
                 await self._answer(pending, decision)
                 decided += 1
         return await self.resume(result.execution_id, observe) if decided else result
+
+    async def _asked(self, pending: PendingApproval) -> ApprovalDecision | None:
+        assert self._on_approval is not None
+        try:
+            return await self._on_approval(pending)
+        except Exception as error:
+            error.add_note(f"execution {pending.execution_id} is suspended; approval {pending.id} can be given later")
+            raise
 
     async def unfinished(self) -> tuple[ExecutionSummary, ...]:
         found = {one.execution_id: one for one in await self._journal.unfinished()}
@@ -371,9 +379,23 @@ def _check_same(past: Past, report: ReplayReport, recorded: Recorded) -> None:
     past.check_complete()
     if report.exact and recorded.last is not None and not report.same:
         was = recorded.last
-        size = f"value {was.value.sha256[:12] if was.value else None}, stdout {was.stdout.sha256[:12]}"
-        now = f"value {str(report.result.value)[:200]}, stdout {Blob.of_text(report.result.stdout).sha256[:12]}"
-        raise ReplayDiverged("it ended otherwise", f"{was.outcome}, {size}", f"{report.result.outcome}, {now}")
+        now = report.result
+        value = Blob.of_json(now.value) if now.ok else None
+        raise ReplayDiverged(
+            "it ended otherwise",
+            _how(was.outcome, was.error, was.value, was.stdout, was.stderr),
+            _how(
+                now.outcome,
+                None if now.error is None else asdict(now.error),
+                value,
+                *map(Blob.of_text, (now.stdout, now.stderr)),
+            ),
+        )
+
+
+def _how(outcome: str, error: Mapping[str, JsonValue] | None, value: Blob | None, stdout: Blob, stderr: Blob) -> str:
+    failed = "" if error is None else f" by {brief(Blob.of_json(dict(error)))}"
+    return f"{outcome}{failed}, value {brief(value)}, stdout {brief(stdout)}, stderr {brief(stderr)}"
 
 
 async def _text(journal: Journal, blob: Blob) -> str:

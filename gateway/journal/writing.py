@@ -76,8 +76,11 @@ class _Tables:
         self._found.setdefault(sql, []).append(row)
 
     def begin(self, row: dict[str, Any]) -> None:
-        self._begun[row["execution_id"]] = row
+        execution_id = row["execution_id"]
+        self._begun[execution_id] = row
         self.add(_EXECUTION, row)
+        if _ENDED in self._found:  # it ended before, and goes on
+            self._found[_ENDED] = [one for one in self._found[_ENDED] if one["execution_id"] != execution_id]
 
     def end(self, execution_id: str, ended: dict[str, Any]) -> None:
         if (begun := self._begun.get(execution_id)) is not None:

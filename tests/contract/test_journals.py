@@ -309,6 +309,21 @@ def test_a_time_without_a_zone_is_refused() -> None:
         ExecutionFilter(since=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
 
 
+async def test_an_execution_that_goes_on_in_the_same_step_has_not_ended(journal: Journal) -> None:
+    *_, last = whole("e")
+    assert isinstance(last, ExecutionFinished)
+    await journal.append(started("e"))
+    await journal.append(last, replace(started("e"), mode=Mode.RESUME))
+    found = await journal.execution("e")
+    assert found is not None
+    assert (found.mode, found.outcome) == (Mode.RESUME, "")
+    await journal.append(replace(started("e"), mode=Mode.RESUME), last)
+    found = await journal.execution("e")
+    assert found is not None
+    assert found.outcome == last.outcome
+    assert (await journal.verify()).ok
+
+
 # Leases
 
 

@@ -308,6 +308,22 @@ async def test_a_callback_is_asked_and_the_result_is_the_last_one() -> None:
     assert [one.arguments["amount"] for one in asked] == [1, 2, 10]
 
 
+async def test_a_callback_that_fails_leaves_the_call_to_be_decided() -> None:
+    async def decide(pending: PendingApproval) -> ApprovalDecision | None:
+        raise ConnectionError("the chat is away")
+
+    async with AsyncExec(workers=1, pool_size=1, on_approval=decide) as exec:
+        Rig(exec)
+        with pytest.raises(ConnectionError) as raised:
+            await exec.execute_code("tools.pay(amount=1)", backend="wasm")
+        (pending,) = await exec.approvals()
+        (note,) = raised.value.__notes__
+        assert pending.execution_id in note
+        assert pending.id in note
+        await exec.approve(pending.id)
+        assert (await exec.resume(pending.execution_id)).value == "paid 1"
+
+
 STREAMED = """
 print("begin", flush=True)
 one = tools.pay(amount=1)

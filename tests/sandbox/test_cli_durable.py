@@ -58,6 +58,10 @@ def test_a_call_is_approved_resumed_and_replayed(journal: str) -> None:
     command("approvals", "edit", pending["id"], "[1]", "--tools", HERE, "--journal", journal, code=2)
     command("approvals", "edit", pending["id"], '{"amount": 4}', "--tools", HERE, "--by", "ann", "--journal", journal)
     assert "paid 4" in command("journal", "resume", execution_id, "--tools", HERE, "--journal", journal)
+    shown = " ".join(command("journal", "show", execution_id, "--journal", journal).split())
+    assert 'asked: whether to make call 0 of pay with {"amount":5}: money' in shown
+    assert 'edited: call 0, by ann, with {"amount":4} in place of its arguments' in shown
+    assert "profile standard, taken up again" in shown
     command("journal", "resume", execution_id, "--journal", journal, code=2)
     said = command("journal", "replay", execution_id, "--journal", journal)
     assert said == "the same, to the last byte; 1 calls answered\n"

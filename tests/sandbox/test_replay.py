@@ -203,8 +203,9 @@ def test_a_divergence_shows_both_sides(rig: Rig) -> None:
         rig.exec.replay(result.execution_id)
     assert rig.called == called
     assert "another call at the same site" in str(raised.value)
-    assert raised.value.recorded.startswith("call 0 of demo:echo, arguments ")
-    assert raised.value.actual.startswith("a call of demo:echo, arguments ")
+    was = result.tool_calls[0].arguments["value"]
+    assert raised.value.recorded.startswith(f'call 0 of demo:echo with {{"value":{was}}}')
+    assert raised.value.actual.startswith('a call of demo:echo with {"value":1')
     assert raised.value.recorded[8:] != raised.value.actual
 
 
@@ -217,7 +218,7 @@ def test_other_code_is_told_what_it_would_be_told_and_nothing_is_called(rig: Rig
     other = rig.exec.replay(result.execution_id, code="tools.demo.echo(value=1)\ntools.demo.echo(value=9)")
     assert rig.called == called
     assert not other.same
-    assert [line.startswith("a call of demo:echo") for line in other.missing] == [True]
+    assert [line.startswith('a call of demo:echo with {"value":') for line in other.missing] == [True]
     assert [call.arguments for call in other.unused] == [{"value": 2}]
     assert other.result.error is not None
     assert "not in the record" in other.result.error.message
