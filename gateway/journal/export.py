@@ -68,11 +68,16 @@ async def ledger_lines(
 def trace_of(records: Sequence[Record]) -> dict[str, Any]:
     """One execution as a trace in OTLP's JSON, as collectors read it from files: a span for it and one for each call.
 
-    Arguments, results and output are not in it. Empty when the records have no start.
+    Arguments, results and output are not in it. A call of the host itself is a trace of its own. Empty for no records.
     """
     started = next((record for record in records if isinstance(record, ExecutionStarted)), None)
     if started is None:
-        return {}
+        calls = calls_of(records)
+        return (
+            _trace([_call_span(_trace_id(records[0]), "", records[0].execution_id, call) for call in calls])
+            if calls
+            else {}
+        )
     finished = next((record for record in reversed(records) if isinstance(record, ExecutionFinished)), None)
     trace_id = _trace_id(started)
     root = _span_id(started.execution_id, "")
@@ -89,6 +94,10 @@ def trace_of(records: Sequence[Record]) -> dict[str, Any]:
     }
     spans = [_span(trace_id, root, "", "execute_code", started.at, last, facts, failed=outcome != "completed")]
     spans += [_call_span(trace_id, root, started.execution_id, call) for call in calls_of(records)]
+    return _trace(spans)
+
+
+def _trace(spans: list[dict[str, Any]]) -> dict[str, Any]:
     resource = {"attributes": _attributes({"service.name": SERVICE})}
     return {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": SERVICE}, "spans": spans}]}]}
 
@@ -157,11 +166,11 @@ def _size(record: CallFinished) -> int:
     return sum(part.size_bytes for part in record.chunks or ())
 
 
-def _trace_id(started: ExecutionStarted) -> str:
+def _trace_id(first: Record) -> str:
     """The caller's, when it is one; the execution's own otherwise."""
-    given = str(started.caller.get("trace_id", ""))
+    given = str(first.caller.get("trace_id", "")) if isinstance(first, ExecutionStarted) else ""
     is_one = len(given) == 32 and all(char in "0123456789abcdef" for char in given) and set(given) != {"0"}
-    return given if is_one else hashlib.sha256(started.execution_id.encode()).hexdigest()[:32]
+    return given if is_one else hashlib.sha256(first.execution_id.encode()).hexdigest()[:32]
 
 
 def _span_id(execution_id: str, name: str) -> str:

@@ -151,6 +151,20 @@ def test_export_as_traces(url: str) -> None:
     assert all(int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"]) for span in spans)
 
 
+def test_a_call_of_the_host_itself_is_a_trace_of_its_own(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/host.db"
+
+    async def work() -> None:
+        async with AsyncExec(journal=url) as exec:
+            exec.tool(name="ping")(lambda: "pong")
+            await exec.run_tool("ping")
+
+    anyio.run(work)
+    (trace,) = [json.loads(line) for line in run("export", "--journal", url, "--format", "otlp").splitlines()]
+    (span,) = trace["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert (span["name"], span.get("parentSpanId", "")) == ("tool ping", "")
+
+
 def test_verify_says_what_was_changed(url: str, tmp_path: Path) -> None:
     where = ("verify", "--journal", url)
     assert "all in order" in run(*where)
