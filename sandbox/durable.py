@@ -141,7 +141,7 @@ class Durable:
         calls = tuple(told(call) for call in past.calls if call.own and call.asked)
         report = await self._report(recorded, replace(result, tool_calls=calls), past)
         if code is None:
-            _check_same(past, report, recorded)
+            _check_same(past, report, recorded, self._masked)
         return report
 
     async def resume(self, execution_id: str, observe: Observer | None = None) -> ExecutionResult:
@@ -374,22 +374,17 @@ def _check_followed(before: Recorded) -> None:
         raise InvalidRequest(f"execution {before.first.execution_id} {how}, and nothing can follow it; resume it first")
 
 
-def _check_same(past: Past, report: ReplayReport, recorded: Recorded) -> None:
+def _check_same(past: Past, report: ReplayReport, recorded: Recorded, masked: Callable[[str], str]) -> None:
     """Raises ReplayDiverged, also when a guest that was told everything the same does not end the same."""
     past.check_complete()
     if report.exact and recorded.last is not None and not report.same:
-        was = recorded.last
-        now = report.result
-        value = Blob.of_json(now.value) if now.ok else None
+        was, now = recorded.last, report.result
+        texts = Blob.of_json(now.value).as_text(), now.stdout, now.stderr
+        value, stdout, stderr = (Blob.of_text(masked(text)) for text in texts)  # as the record has them
+        error = None if now.error is None else asdict(now.error)
+        ended = masked(_how(now.outcome, error, value if now.ok else None, stdout, stderr))
         raise ReplayDiverged(
-            "it ended otherwise",
-            _how(was.outcome, was.error, was.value, was.stdout, was.stderr),
-            _how(
-                now.outcome,
-                None if now.error is None else asdict(now.error),
-                value,
-                *map(Blob.of_text, (now.stdout, now.stderr)),
-            ),
+            "it ended otherwise", _how(was.outcome, was.error, was.value, was.stdout, was.stderr), ended
         )
 
 
