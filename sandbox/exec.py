@@ -147,7 +147,7 @@ class AsyncExec(Toolbox, Controls, Observed, History):
         self._durable = Durable(self._journal, registry, self._runtime, on_approval)
         self._resumes = checked_resume(resume)
         Toolbox.__init__(self, registry, self._runtime.gateway, pipeline)
-        Observed.__init__(self, pipeline, counted)
+        Observed.__init__(self, pipeline, counted, wanted)
         self.selection.enabled, self.selection.epsilon = wanted.bandit_enabled, wanted.bandit_epsilon
         self.selection.blocked = self._health.is_unhealthy
         self.selection.on_decision = None if counted is None else counted.selection

@@ -12,15 +12,22 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from gateway.metrics import Metrics
+    from sandbox.tool_settings import ToolSettings
 
 
 class Observed:
     """Costs nothing until somebody asks for something."""
 
-    def __init__(self, pipeline: Pipeline, metrics: "Metrics | None") -> None:
+    def __init__(self, pipeline: Pipeline, metrics: "Metrics | None", settings: "ToolSettings") -> None:
         self._metrics = metrics
         self._events = CallEvents(pipeline.feed)
-        self._health = Health(pipeline, on_answer=None if metrics is None else metrics.health)
+        self._health = Health(
+            pipeline,
+            timeout_seconds=settings.health_timeout_seconds,
+            slow_seconds=settings.health_slow_seconds,
+            keep_seconds=settings.health_keep_seconds,
+            on_answer=None if metrics is None else metrics.health,
+        )
         self._sources: Sources | None = None
 
     def observe(self, listener: Listener, *, max_behind: int = MAX_BEHIND) -> Subscription:
@@ -45,7 +52,8 @@ class Observed:
     async def health(self, *, refresh: bool = False) -> HealthSummary:
         """How all tools and connected sources are. Each is asked for at most 2 s, 8 of them at once.
 
-        What a tool said holds for 30 s unless `refresh` is given; the state of its circuit is that of now.
+        What a tool said holds for 30 s unless `refresh` is given; the state of its circuit is that of now. Settings
+        that begin with `health_` say other times.
         """
         return await self._health.summary(self._sources, refresh=refresh)
 

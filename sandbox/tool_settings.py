@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
 from gateway.errors import InvalidRequest
+from gateway.health import KEEP_SECONDS, SLOW_SECONDS, TIMEOUT_SECONDS
 from gateway.parallel import MAX_IN_FLIGHT
 from gateway.policies.base import Policies, Policy, PolicyConfig, Services
 from gateway.policies.by_tool import ByTool
@@ -67,6 +68,9 @@ class ToolSettings(BaseModel):
     cache_similarity          how much of it must agree (default 0.86)
     cache_lru                 false: what was stored first makes room, not what was unused for longest (default true)
     cache_access_tracking     false: which results were used most is not counted (default true)
+    health_timeout_seconds    how long a tool is asked how it is (default 2)
+    health_slow_seconds       an answer that takes longer is degraded (default 1)
+    health_keep_seconds       how long an answer holds (default 30)
     bandit_enabled            false: a group takes its first tool that can be used, and learns nothing (default true)
     bandit_epsilon            how often groups without an epsilon of their own take any of their tools (default 0.1)
     bandit_redis_key          the key in the Exec's store from which `async with` takes what groups have learnt, and
@@ -93,6 +97,9 @@ class ToolSettings(BaseModel):
     cache_similarity: float = Field(default=0.86, gt=0, le=1)
     cache_lru: bool = True
     cache_access_tracking: bool = True
+    health_timeout_seconds: float = Field(default=TIMEOUT_SECONDS, gt=0, allow_inf_nan=False)
+    health_slow_seconds: float = Field(default=SLOW_SECONDS, gt=0, allow_inf_nan=False)
+    health_keep_seconds: float = Field(default=KEEP_SECONDS, ge=0, allow_inf_nan=False)
     bandit_enabled: bool = True
     bandit_epsilon: float = Field(default=EPSILON, ge=0, le=1)
     bandit_redis_key: str = ""

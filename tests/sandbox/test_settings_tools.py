@@ -8,11 +8,14 @@ from typing import Any
 import anyio
 import pytest
 
+from gateway.base import JsonValue
+from gateway.context import ToolContext
 from gateway.errors import CircuitOpen, InvalidInput, InvalidRequest, RateLimited, ToolUnavailable
 from gateway.policies.base import Policies
 from gateway.policies.by_tool import ByTool
 from gateway.policies.kinds import policies_from_json
 from gateway.policies.store import open_store
+from gateway.tools.model import Tool, ToolId
 from runtimes.mock import MockBackend
 from sandbox import AsyncExec, Caller, Exec, ParallelCall, ToolGroup
 from sandbox.config import load_settings
@@ -288,6 +291,36 @@ async def test_uses_of_cached_results_are_counted_unless_that_is_switched_off(
         await one.host.run_tool("read")
     found = await one.host.cache_statistics()
     assert (found.hits, [result.accesses for result in found.top]) == (2, counts)
+
+
+async def test_how_long_a_tool_is_asked_and_its_answer_holds(world: Callable[..., World]) -> None:
+    asked: list[float] = []
+
+    class Slow:
+        async def call(self, arguments: dict[str, JsonValue], context: ToolContext) -> JsonValue:
+            return None
+
+        async def health(self) -> None:
+            asked.append(1)
+            await anyio.sleep(0.05)
+
+        async def aclose(self) -> None: ...
+
+    statuses = []
+    for settings in ({}, {"health_slow_seconds": 0.01}, {"health_timeout_seconds": 0.01}):
+        one = world(tool_settings=settings)
+        one.host.register(Tool(id=ToolId.parse("far:tool"), provider=Slow(), input_schema={"type": "object"}))
+        for _ in range(2):
+            found = await one.host.tool_health("far:tool")
+        statuses.append((found.status, found.message.split(":")[0].split(" within")[0]))
+    assert [status for status, _ in statuses] == ["healthy", "degraded", "degraded"]
+    assert [message for _, message in statuses[1:]] == ["slow", "no answer"]
+    assert len(asked) == 3
+    short = world(tool_settings={"health_keep_seconds": 0.0001})
+    short.host.register(Tool(id=ToolId.parse("far:tool"), provider=Slow(), input_schema={"type": "object"}))
+    for _ in range(2):
+        await short.host.tool_health("far:tool")
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize(("enabled", "reasons"), [(True, {"cold_start"}), (False, {"exploit"})])
