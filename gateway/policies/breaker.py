@@ -40,8 +40,8 @@ class BreakerConfig(ABC):
 
     An answer that took longer than `slow_seconds`, with all that waits further in, is a failure too, once for each
     execution; a stream takes any time.
-    `per_tenant` keeps a circuit for each tenant. `scope` "attempt" counts each attempt of a retry, "call" the call; what
-    counts once for each execution counts once for all attempts of a call too.
+    `per_tenant` keeps a circuit for each tenant. `scope` "attempt" counts each attempt of a retry, "call" the call;
+    what counts once for each execution counts once for all attempts of a call too.
     """
 
     kind: ClassVar[str]
