@@ -1,6 +1,8 @@
 """Rate limits: how many calls pass, when the next one does, whose bucket it is, and that processes can share one."""
 
+import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,7 +20,7 @@ from gateway.policies.base import Call, Policies, Policy
 from gateway.policies.cache import ResultCache
 from gateway.policies.kinds import policies_from_json, policies_json
 from gateway.policies.rate_limit import RateLimiter, RateLimitStatus, TokenBucket
-from gateway.policies.store import MemoryStore, Store
+from gateway.policies.store import MemoryStore, Store, open_store
 from gateway.providers.function import function_tool
 from gateway.tools.model import Tool
 from sandbox import AsyncExec, Exec
@@ -220,6 +222,28 @@ async def test_a_call_that_is_cancelled_between_two_buckets_takes_nothing() -> N
     with anyio.move_on_after(0.02):
         await host.call("send", caller=ADA)
     assert (await host.store.take(f"rate/send/{digest('acme', 'ada')}", 0, 2, 1 / 30)).available == 2
+
+
+async def test_in_a_shared_store_calls_at_once_take_from_all_or_none(tmp_path: Path) -> None:
+    slow = TokenBucket(calls=6, per_seconds=36_000, scope=("user", "tool"), scopes={"tool": {"calls": 8}})
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    host = Host(limited(slow), store=store)
+    passed: list[Caller] = []
+
+    async def one(caller: Caller) -> None:
+        with contextlib.suppress(RateLimited):
+            await host.call("send", caller=caller)
+            passed.append(caller)
+
+    async with anyio.create_task_group() as calls:
+        for caller in (ADA, BOB) * 8:
+            calls.start_soon(one, caller)
+    assert 0 < len(passed) <= 8
+    assert max(passed.count(ADA), passed.count(BOB)) <= 6
+    for caller in (ADA, BOB):
+        left = {"user": 6 - passed.count(caller), "tool": 8 - len(passed)}
+        assert await available(host, caller) == pytest.approx(left, abs=0.05)
+    await store.aclose()
 
 
 async def test_names_that_run_into_each_other_have_buckets_of_their_own() -> None:
