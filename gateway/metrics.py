@@ -4,10 +4,12 @@ Labels hold tools, roles, codes and backends, never users or tenants, and no nam
 """
 
 from collections import Counter as Counts
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from gateway.errors import InvalidRequest, MissingExtra
+from gateway.errors import InvalidRequest, MissingExtra, RateLimited
 from gateway.journal.base import ToolCall
 from gateway.notices import ENDS, Notice, code_of
 from gateway.pipeline import Pipeline
@@ -60,6 +62,17 @@ _HEALTH = {"healthy": 1.0, "degraded": 0.5, "unhealthy": 0.0, "unknown": -1.0}
 _AFTER_CACHE = frozenset({"rate_limited", "circuit_open"})
 """Refusals of policies that stand behind the cache, so that it was asked before."""
 
+_MAX_UNDER_WAY = 10_000
+"""Calls of which something is remembered until they end. Of more, the oldest are forgotten: their end never came."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """What policies told of a call that has not ended."""
+
+    retries: int = 0
+    limited: bool = False
+
 
 class Metrics:
     """Watches the calls of a pipeline and is told of executions.
@@ -75,6 +88,7 @@ class Metrics:
         self._collectors: list[Collector] = []
         self._cache_counts: dict[str, tuple[int, int]] = {}
         self._circuits: set[str] = set()
+        self._under_way: OrderedDict[tuple[str, int], _UnderWay] = OrderedDict()
         try:
             self._make_of_calls()
             self._make_of_policies()
@@ -178,10 +192,11 @@ class Metrics:
         hit = bool(call.usage.get("cached_hit"))
         status = _STATUSES.get(code, "error") if code else "cache_hit" if hit else "success"
         self._calls.labels(name, status, role).inc()
+        told = self._under_way.pop(_id(notice), None)
+        if told is not None and told.limited and code == RateLimited.code:
+            self._limited.labels(name).inc()
         if code:
             self._errors.labels(name, code, role).inc()
-        if code == "rate_limited":
-            self._limited.labels(name).inc()
         if notice.began:
             self._inflight.labels(name).dec()
             self._seconds.labels(name, role).observe(call.duration_seconds)
@@ -194,9 +209,21 @@ class Metrics:
         self._follow_circuit(name, notice.call.tool_id)
 
     def _retrying(self, name: str, notice: Notice) -> None:
-        # Of a refusal by a policy within, no attempt was made: what counts is the number of the one that follows.
-        following = notice.details.get("attempt")
-        self._retries.labels(name, str(following - 1 if isinstance(following, int) else notice.attempts)).inc()
+        """Not by attempts: one that found no place among the calls at a time never reached the tool."""
+        told = self._told_of(notice)
+        told.retries += 1
+        self._retries.labels(name, str(told.retries)).inc()
+
+    def _rate_limited(self, name: str, notice: Notice) -> None:
+        """Counted at the end of the call, for it may be tried again."""
+        del name
+        self._told_of(notice).limited = True
+
+    def _told_of(self, notice: Notice) -> _UnderWay:
+        told = self._under_way.setdefault(_id(notice), _UnderWay())
+        if len(self._under_way) > _MAX_UNDER_WAY:
+            self._under_way.popitem(last=False)
+        return told
 
     def _circuit_moved(self, name: str, notice: Notice) -> None:
         self._transitions.labels(name, notice.kind.removeprefix("circuit_")).inc()
@@ -204,17 +231,20 @@ class Metrics:
     _told: Mapping[str, "Callable[[Metrics, str, Notice], None]"] = {
         "started": _started,
         "retrying": _retrying,
+        "rate_limited": _rate_limited,
         "circuit_opened": _circuit_moved,
         "circuit_half_open": _circuit_moved,
         "circuit_closed": _circuit_moved,
     }
 
     def _count_cache(self, name: str, call: ToolCall, *, hit: bool) -> None:
-        """A miss is only what a cache was asked for in vain; a tool without one has none."""
+        """A miss is only what a cache was asked for in vain; a tool without one has none, and streams pass it by."""
         tool = self._tool(call.tool_id)
-        asked = hit or call.attempts > 0 or code_of(call) in _AFTER_CACHE
-        streamed = tool is not None and tool.streams and call.via == "stream_tool"  # which passes the cache by
-        if tool is None or streamed or not asked or self._pipeline.policy(tool, "cache") is None:
+        if tool is None:
+            return
+        asks = not (call.via == "stream_tool" and tool.streams)
+        asked = hit or (asks and (call.attempts > 0 or code_of(call) in _AFTER_CACHE))
+        if not asked or self._pipeline.policy(tool, "cache") is None:
             return
         self._cache.labels(name, "hit" if hit else "miss").inc()
         hits, asked_for = self._cache_counts.get(name, (0, 0))
@@ -266,6 +296,10 @@ class _Pools(Collector):
         for backend in sorted(+claims):
             family.add_metric([backend], hits[backend] / claims[backend])
         return [family]
+
+
+def _id(notice: Notice) -> tuple[str, int]:
+    return notice.execution_id, notice.call.index
 
 
 def _idempotency(call: ToolCall, code: str) -> str:

@@ -21,7 +21,9 @@ class Controls:
     _pipeline: Pipeline
 
     async def rate_limits(self, *, caller: Caller = ANYBODY) -> "dict[str, RateLimitStatus]":
-        """By tool id, the token bucket that a call of this caller would take from. Raises ToolUnavailable."""
+        """By tool id, the token bucket that a call of this caller would take from; of several the one with the least
+        in it, and `buckets` has all of them. Raises ToolUnavailable.
+        """
         from gateway.policies.rate_limit import rate_limits  # noqa: PLC0415
 
         return await rate_limits(self._policies("rate_limit", None), caller)

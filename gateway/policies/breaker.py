@@ -35,11 +35,13 @@ class BreakerConfig(ABC):
     Errors with one of `trip_codes` are failures; others say nothing of the tool's health, and refusals such as
     `invalid_input` can never be among them. So as not to let one guest's input open it for all: a `tool_failed` counts
     once for each execution until a call succeeds, a 4xx of an HTTP server not at all, and neither does running out of
-    a time that the caller gave and that is shorter than the tool's own.
+    a time that the caller gave and that is shorter than the tool's own. An execution whose probe fails in a way that no
+    longer counts may not probe for `recovery_seconds`; others may.
 
     An answer that took longer than `slow_seconds`, with all that waits further in, is a failure too, once for each
     execution; a stream takes any time.
-    `per_tenant` keeps a circuit for each tenant. `scope` "attempt" counts each attempt of a retry, "call" the call.
+    `per_tenant` keeps a circuit for each tenant. `scope` "attempt" counts each attempt of a retry, "call" the call;
+    what counts once for each execution counts once for all attempts of a call too.
     """
 
     kind: ClassVar[str]
@@ -147,17 +149,17 @@ class Breaker:
         return result
 
     def _admit(self, circuit: Circuit, call: Call) -> int:
-        is_probe, is_first = circuit.state == "half_open", not circuit.is_probed
-        who = call.context.execution_id
-        period = circuit.admit(who)
+        is_probe = circuit.state == "half_open"
+        execution_id = call.context.execution_id
+        period = circuit.admit(execution_id)
         if period is None:
-            left = circuit.retry_after_seconds(who)
+            left = circuit.retry_after_seconds(execution_id)
             call.usage.decisions.append(f"refused: the circuit is {circuit.state}, for {left:.3g} s")
             call.tell("circuit_open", retry_after_seconds=left)
             raise CircuitOpen(self._tool_id, left)
         if is_probe:
             call.usage.decisions.append("circuit half open: this call tries the tool")
-            if is_first:
+            if circuit.begins_probing():
                 call.tell("circuit_half_open")
         return period
 

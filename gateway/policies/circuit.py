@@ -22,8 +22,9 @@ class Circuit:
     """The circuit of one tool, or of one of its tenants.
 
     Open it lets nothing through; when `recovery_seconds` have passed it is half open, and lets `probes` calls through
-    at a time: the first that succeeds closes it, and one that fails opens it anew. A failure that is blamed on who was
-    blamed before does neither, and keeps that one alone away for `recovery_seconds`.
+    at a time: the first that succeeds closes it, and one that fails opens it anew. A failure that no longer counts,
+    because the one who is blamed for it was blamed before, leaves it half open for others, and holds that one back for
+    `recovery_seconds`.
     """
 
     def __init__(self, tally: Tally, recovery_seconds: float, probes: int, clock: Callable[[], float]) -> None:
@@ -35,9 +36,8 @@ class Circuit:
         self._probes = 0
         self._period = 0
         self._blamed: set[str] = set()
-        self._held: dict[str, float] = {}  # whom a probe was blamed on, until when each is kept away
-        self.is_probed = False
-        """Whether a call was let through since it became half open."""
+        self._held: dict[str, float] = {}  # until when, the earliest first
+        self._told_period = -1
 
     @property
     def state(self) -> CircuitState:
@@ -45,20 +45,29 @@ class Circuit:
             return "closed"
         return "half_open" if self._left() <= 0 else "open"
 
-    def retry_after_seconds(self, who: str = "") -> float:
+    def retry_after_seconds(self, blamed: str = "") -> float:
         """How long a call that is refused now should wait: while others probe, as long as they may keep it open."""
         if self.state == "open":
             return self._left()
-        return self._held_seconds(who) or self._recovery_seconds
+        held = self._held_seconds(blamed)
+        return held if held > 0 else self._recovery_seconds
 
-    def admit(self, who: str = "") -> int | None:
-        """The period that an admitted call belongs to, for `settle`; None refuses it. `who` may be blamed for it."""
+    def admit(self, blamed: str = "") -> int | None:
+        """The period that an admitted call belongs to, for `settle`; None refuses it.
+
+        `blamed` is who would be, if it fails.
+        """
         if self._opened_at is not None:
-            if self._left() > 0 or self._probes >= self._most_probes or self._held_seconds(who):
+            if self._left() > 0 or self._probes >= self._most_probes or self._held_seconds(blamed) > 0:
                 return None
             self._probes += 1
-            self.is_probed = True
         return self._period
+
+    def begins_probing(self) -> bool:
+        """Whether nobody asked this before since the circuit opened last."""
+        begins = self._told_period != self._period
+        self._told_period = self._period
+        return begins
 
     def settle(self, period: int, *, failed: bool | None, blamed: str = "") -> CircuitState | None:
         """Take the outcome of an admitted call, None for one that says nothing; the state this brings about, if any.
@@ -78,7 +87,7 @@ class Circuit:
             return self._turn(None) if probed else None
         if blamed and not self._is_news(blamed):
             if probed:
-                self._hold(blamed)
+                self._hold_back(blamed)
             return None
         return self._turn(self._clock()) if self._tally.failed() or probed else None
 
@@ -90,20 +99,21 @@ class Circuit:
         self._blamed.add(blamed)
         return True
 
-    def _hold(self, who: str) -> None:
+    def _hold_back(self, blamed: str) -> None:
+        self._held.pop(blamed, None)
         if len(self._held) >= _MAX_BLAMED:
-            self._held.clear()
-        self._held[who] = self._clock() + self._recovery_seconds
+            del self._held[next(iter(self._held))]
+        self._held[blamed] = self._clock() + self._recovery_seconds
 
-    def _held_seconds(self, who: str) -> float:
-        return max(0.0, self._held.get(who, 0.0) - self._clock()) if self._held else 0.0
+    def _held_seconds(self, blamed: str) -> float:
+        until = self._held.get(blamed)
+        return 0.0 if until is None else until - self._clock()
 
     def _turn(self, opened_at: float | None) -> CircuitState:
         self._opened_at = opened_at
-        self._held.clear()
-        self.is_probed = False
         self._period += 1
         self._probes = 0
+        self._held.clear()
         return self.state
 
     def _left(self) -> float:

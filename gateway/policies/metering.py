@@ -23,6 +23,7 @@ CHARS_PER_TOKEN = 4
 _PRICES = ("per_call_usd", "per_token_in_usd", "per_token_out_usd", "per_byte_usd", "per_second_usd")
 _THREAD_BYTES = 64 << 10  # counting more takes milliseconds, and is done in a thread
 _SAMPLE_TOKENS = 1000  # few enough for a model's first tier
+_MOST = 10**15  # of tokens or dollars: what is more was not counted, and could not be added up
 
 Count = Callable[[str], int]
 """The tokens of a text. It may be called in a worker thread."""
@@ -128,7 +129,10 @@ class Meter:
 
 
 class UsageMeter:
-    """Counts with a counter and a price of your own; None leaves that out. Whatever they raise is only noted."""
+    """Counts with a counter and a price of your own; None leaves that out.
+
+    Whatever they raise is only noted, and so is what is no number of tokens or dollars.
+    """
 
     def __init__(self, count: Count | None = None, price: Price | None = None) -> None:
         self._count = count
@@ -167,8 +171,9 @@ class UsageMeter:
             return None
         try:
             text = data.decode()
-            long = len(data) > _THREAD_BYTES
-            return _number(await anyio.to_thread.run_sync(self._count, text) if long else self._count(text))
+            if len(data) > _THREAD_BYTES:
+                return _checked_tokens(await anyio.to_thread.run_sync(self._count, text))
+            return _checked_tokens(self._count(text))
         except Exception as exc:  # noqa: BLE001 - a counter must not fail the call that it counts
             call.usage.decisions.append(f"tokens not counted: {_text(exc)}")
             return None
@@ -189,22 +194,9 @@ class UsageMeter:
             bytes_out=came.size_bytes,
         )
         try:
-            usage.cost_usd = _amount(self._price.usd(metered))
+            usage.cost_usd = _checked_cost(self._price.usd(metered))
         except Exception as exc:  # noqa: BLE001 - nor must a price
             usage.decisions.append(f"cost not counted: {_text(exc)}")
-
-
-def _number(tokens: object) -> int:
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-        raise ValueError(f"the counter gave {tokens!r:.100}, and no number of tokens")
-    return tokens
-
-
-def _amount(cost: object) -> Decimal:
-    amount = Decimal(repr(cost)) if isinstance(cost, int | float) and not isinstance(cost, bool) else cost
-    if not isinstance(amount, Decimal) or not amount.is_finite() or amount < 0:
-        raise ValueError(f"the price gave {cost!r:.100}, and no amount")
-    return amount
 
 
 @dataclass(slots=True)
@@ -272,5 +264,24 @@ def _price(name: str, given: str | Decimal) -> Decimal:
     return price
 
 
+def _checked_tokens(count: object) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST:
+        raise ValueError(f"a number of tokens is a whole one of at least 0, not {count!r}")
+    return int(count)
+
+
+def _checked_cost(cost: object) -> Decimal | None:
+    if cost is None:
+        return None
+    exact = Decimal(str(cost)) if isinstance(cost, float) else cost
+    if isinstance(exact, bool) or not isinstance(exact, Decimal | int) or not 0 <= exact <= _MOST:
+        raise ValueError(f"a cost is a finite number of at least 0, not {cost!r}")
+    return Decimal(exact)
+
+
 def _text(exc: Exception) -> str:
-    return printable(f"{type(exc).__name__}: {exc}", 200)
+    try:
+        said = str(exc)
+    except Exception:  # noqa: BLE001 - it is somebody else's
+        said = "(it cannot say what)"
+    return printable(f"{type(exc).__name__}: {said}", 200)

@@ -1,23 +1,27 @@
-"""How often a tool may be called: a token bucket for the tool, or for each tenant or user of it."""
+"""How often a tool may be called: token buckets for the tool, for each tenant, or for each user of it."""
 
+import contextlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+
+import anyio
 
 from gateway.canonical import digest
 from gateway.context import Caller
-from gateway.errors import InvalidRequest, RateLimited
+from gateway.errors import InvalidRequest, RateLimited, ToolUnavailable
 from gateway.payload import Encoded
 from gateway.policies.base import Call, Policy, Proceed, Services
-from gateway.policies.store import Store, Taken
+from gateway.policies.store import TOLERANCE, Store
 
 if TYPE_CHECKING:
     from gateway.tools.registry import RegisteredTool
 
 Scope: TypeAlias = Literal["tool", "tenant", "user"]
 
-_SCOPES = ("tool", "tenant", "user")
+_SCOPES: tuple[Scope, ...] = ("tool", "tenant", "user")
+_NARROWEST_FIRST = _SCOPES[::-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +30,13 @@ class TokenBucket:
 
     | option | meaning | default |
     | --- | --- | --- |
-    | `scope` | whose bucket: one for the `tool`, for each `tenant`, for each `user` of a tenant | tool |
+    | `scope` | whose bucket: one for the `tool`, for each `tenant`, for each `user` of a tenant; or several | tool |
     | `cost` | tokens that one call takes | 1 |
-    | `tenants` | other rates for some tenants, by id: `{"calls": …, "per_seconds": …, "burst": …}` | none |
+    | `scopes` | other rates for some of the scopes: `{"tool": {"calls": …, "per_seconds": …, "burst": …}}` | none |
+    | `tenants` | other rates for some tenants, by id, in the same way | none |
+
+    Of several scopes each has its bucket, and a call takes from all of them or from none. A tenant's rate is that of
+    the tenant's bucket, and of the buckets of its users where tenants have none.
 
     A bucket begins full. Calls that are refused, or answered from a cache, take nothing. Buckets are in the Exec's
     store; one that does not answer refuses the call. Raises InvalidRequest.
@@ -39,28 +47,44 @@ class TokenBucket:
     calls: float
     per_seconds: float
     burst: float | None = None
-    scope: Scope = "tool"
+    scope: Scope | tuple[Scope, ...] = "tool"
     cost: float = 1.0
+    scopes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tenants: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.scope not in _SCOPES:
-            raise InvalidRequest(f"unknown scope {self.scope!r}; there are {', '.join(_SCOPES)}")
+        named = (self.scope,) if isinstance(self.scope, str) else self.scope
+        if unknown := set(named) - set(_SCOPES):
+            raise InvalidRequest(
+                f"unknown scope {', '.join(sorted(map(str, unknown)))}; there are {', '.join(_SCOPES)}"
+            )
+        if not named:
+            raise InvalidRequest(f"scope must name one or several of {', '.join(_SCOPES)}")
         _above_zero("cost", self.cost)
         _rate(self.calls, self.per_seconds, self.burst, self.cost)
-        if self.tenants and self.scope == "tool":
+        if unused := set(self.scopes) - set(named):
+            raise InvalidRequest(f"a rate for {', '.join(sorted(unused))} needs a bucket for it; name it in scope")
+        if self.tenants and not {"tenant", "user"} & set(named):
             raise InvalidRequest("rates of tenants need a bucket for each; add scope='tenant'")
         self.rates()
+        self.rates_of_tenants()
 
-    def rates(self) -> dict[str, "Rate"]:
+    def rates(self) -> dict[Scope, "Rate"]:
+        """By scope, the narrowest first."""
+        named = (self.scope,) if isinstance(self.scope, str) else self.scope
+        of_all = _rate(self.calls, self.per_seconds, self.burst, self.cost)
+        others = {scope: self._other_rate(f"scope {scope}", given) for scope, given in self.scopes.items()}
+        return {scope: others.get(scope, of_all) for scope in _NARROWEST_FIRST if scope in named}
+
+    def rates_of_tenants(self) -> dict[str, "Rate"]:
         """By tenant, where it is another than that of all."""
-        found = {}
-        for tenant, given in self.tenants.items():
-            if unknown := set(given) - {"calls", "per_seconds", "burst"}:
-                raise InvalidRequest(f"the rate of tenant {tenant!r} has an unknown {', '.join(sorted(unknown))}")
-            calls, seconds = given.get("calls", self.calls), given.get("per_seconds", self.per_seconds)
-            found[tenant] = _rate(calls, seconds, given.get("burst"), self.cost)
-        return found
+        return {tenant: self._other_rate(f"tenant {tenant!r}", given) for tenant, given in self.tenants.items()}
+
+    def _other_rate(self, whose: str, given: Mapping[str, float]) -> "Rate":
+        if unknown := set(given) - {"calls", "per_seconds", "burst"}:
+            raise InvalidRequest(f"the rate of {whose} has an unknown {', '.join(sorted(unknown))}")
+        calls, seconds = given.get("calls", self.calls), given.get("per_seconds", self.per_seconds)
+        return _rate(calls, seconds, given.get("burst"), self.cost)
 
     def build(self, tool: "RegisteredTool", services: Services) -> "RateLimiter":
         return RateLimiter(self, tool.id, services.store)
@@ -73,51 +97,98 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
-    """One bucket: what is in it, how much fits, how fast it fills, and how much of it is used, 0 to 100."""
+    """One bucket: what is in it, how much fits, how fast it fills, and how much of it is used, 0 to 100.
+
+    Where a limit has buckets for several scopes, this is the one with the least in it, and `buckets` are all of them.
+    """
 
     available: float
     capacity: float
     refill_per_second: float
     utilization_percent: float
+    buckets: Mapping[Scope, "RateLimitStatus"] = field(default_factory=dict)
+
+
+class _Bucket(NamedTuple):
+    scope: Scope
+    key: str
+    rate: Rate
 
 
 class RateLimiter:
     """The buckets of one tool."""
 
     def __init__(self, config: TokenBucket, tool_id: str, store: Store) -> None:
-        self._by_tenant = config.scope != "tool"
-        self._by_user = config.scope == "user"
         self._prefix = f"rate/{tool_id}/"
         self._cost = config.cost
-        self._rate = _rate(config.calls, config.per_seconds, config.burst, config.cost)
         self._rates = config.rates()
+        self._tenants = config.rates_of_tenants()
+        self._scope_of_tenants: Scope = "tenant" if "tenant" in self._rates else "user"
         self._store = store
 
     async def apply(self, call: Call, proceed: Proceed) -> Encoded:
-        taken, _ = await self._take(call.context.caller, self._cost)
-        if taken.retry_after_seconds > 0:
-            call.tell("rate_limited", retry_after_seconds=taken.retry_after_seconds)
-            call.usage.decisions.append(f"refused by the rate limit for {taken.retry_after_seconds:.3g} s")
-            raise RateLimited(call.tool.id, taken.retry_after_seconds)
+        wait = await self._take(self._buckets(call.context.caller))
+        if wait > 0:
+            call.tell("rate_limited", retry_after_seconds=wait)
+            call.usage.decisions.append(f"refused by the rate limit for {wait:.3g} s")
+            raise RateLimited(call.tool.id, wait)
         return await proceed(call)
 
     async def status(self, caller: Caller) -> RateLimitStatus:
-        """The bucket that a call of this caller would take from."""
-        taken, rate = await self._take(caller, 0)
-        used = 100 * (1 - taken.available / rate.capacity)
-        return RateLimitStatus(taken.available, rate.capacity, rate.refill_per_second, used)
+        """The bucket that a call of this caller would take from; of several the one with the least in it."""
+        found = {bucket.scope: await self._status(bucket) for bucket in self._buckets(caller)}
+        least = min(found.values(), key=lambda status: status.available)
+        return least if len(found) == 1 else replace(least, buckets=found)
 
     async def reset(self) -> None:
         """Fill every bucket of this tool."""
         await self._store.clear(self._prefix)
 
-    async def _take(self, caller: Caller, tokens: float) -> tuple[Taken, Rate]:
-        if not self._by_tenant:
-            key, rate = self._prefix, self._rate
-        else:
-            key = self._prefix + digest(caller.tenant_id, caller.user_id if self._by_user else None)
-            rate = self._rates.get(caller.tenant_id, self._rate)
-        return await self._store.take(key, tokens, rate.capacity, rate.refill_per_second), rate
+    def _buckets(self, caller: Caller) -> list[_Bucket]:
+        """The narrowest first, so that who has used up his own takes nothing from those of others, not even briefly."""
+        return [_Bucket(scope, self._key(scope, caller), self._rate(scope, caller)) for scope in self._rates]
+
+    def _key(self, scope: Scope, caller: Caller) -> str:
+        if scope == "tool":
+            return self._prefix
+        return self._prefix + digest(caller.tenant_id, caller.user_id if scope == "user" else None)
+
+    def _rate(self, scope: Scope, caller: Caller) -> Rate:
+        rate = self._rates[scope]
+        return self._tenants.get(caller.tenant_id, rate) if scope == self._scope_of_tenants else rate
+
+    async def _take(self, buckets: Sequence[_Bucket]) -> float:
+        """Take from all or from none. 0 for yes, or how many seconds it is until all of them have enough."""
+        taken = 0
+        try:
+            for bucket in buckets:
+                answer = await self._store.take(bucket.key, self._cost, *bucket.rate)
+                if answer.retry_after_seconds > 0:
+                    others = [await self._wait(other) for other in buckets[taken + 1 :]]
+                    return max(answer.retry_after_seconds, *others, 0.0)
+                taken += 1
+            return 0.0
+        finally:
+            if taken < len(buckets):
+                await self._give_back(buckets[:taken])
+
+    async def _give_back(self, buckets: Sequence[_Bucket]) -> None:
+        """Also when cancelled. What cannot be given back comes back with time."""
+        for bucket in buckets:
+            with anyio.CancelScope(shield=True), contextlib.suppress(ToolUnavailable):
+                await self._store.take(bucket.key, -self._cost, *bucket.rate)
+
+    async def _wait(self, bucket: _Bucket) -> float:
+        missing = self._cost - await self._available(bucket)
+        return missing / bucket.rate.refill_per_second if missing > TOLERANCE else 0.0
+
+    async def _status(self, bucket: _Bucket) -> RateLimitStatus:
+        available, rate = await self._available(bucket), bucket.rate
+        used = 100 * (1 - available / rate.capacity)
+        return RateLimitStatus(available, rate.capacity, rate.refill_per_second, used)
+
+    async def _available(self, bucket: _Bucket) -> float:
+        return (await self._store.take(bucket.key, 0, *bucket.rate)).available
 
 
 async def rate_limits(policies: Mapping[str, Policy], caller: Caller) -> dict[str, RateLimitStatus]:

@@ -49,8 +49,8 @@ if kept[1] then
 end
 local missing = tokens - available
 if missing > tolerance then return {string.format('%.17g', missing / refill), string.format('%.17g', available)} end
-available = math.max(0, -missing)
-if tokens > 0 then
+available = math.min(capacity, math.max(0, -missing))
+if tokens ~= 0 then
   redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', available), 'at', string.format('%.17g', now))
   redis.call('PEXPIRE', KEYS[1], math.ceil((capacity - available) / refill * 1000) + 1000)
 end

@@ -115,12 +115,14 @@ class SqlStore:
     async def take(self, key: str, tokens: float, capacity: float, refill_per_second: float) -> Taken:
         t, now = self._table.c, self._now()
         full_at = now + tokens / refill_per_second  # a bucket that is full again is as good as a new one
-        put = self._insert(key=key, tokens=capacity - tokens, taken_at=now, granted=True, expires_at=full_at)
+        rest = min(capacity, capacity - tokens)
+        put = self._insert(key=key, tokens=rest, taken_at=now, granted=True, expires_at=full_at)
         # The clock of a statement that waited for another one may be behind what that one wrote.
         latest = _greatest(put.excluded.taken_at, t.taken_at)
         filled = _least(sa.literal(capacity, sa.Double), t.tokens + (latest - t.taken_at) * refill_per_second)
         enough = filled >= tokens - TOLERANCE
-        left = sa.case((enough, _greatest(filled - tokens, sa.literal(0.0, sa.Double))), else_=filled)
+        rest = _greatest(filled - tokens, sa.literal(0.0, sa.Double))
+        left = sa.case((enough, _least(sa.literal(capacity, sa.Double), rest)), else_=filled)
         full_at = latest + (capacity - left) / refill_per_second
         new = {"tokens": left, "taken_at": latest, "granted": enough, "expires_at": full_at}
         put = put.on_conflict_do_update(index_elements=["key"], set_=new).returning(t.tokens, t.granted)

@@ -58,7 +58,10 @@ class Store(Protocol):
         ...
 
     async def take(self, key: str, tokens: float, capacity: float, refill_per_second: float) -> Taken:
-        """Take `tokens` (0 to look) from the bucket of this key, all or none; a new bucket is full."""
+        """Take `tokens` from the bucket of this key, all or none; a new bucket is full.
+
+        0 is to look, and less to give back, of which no more is kept than fits.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -163,7 +166,7 @@ class MemoryStore:
         now = self._clock()
         entry = self._entries.get(key)
         if entry is None:
-            if not tokens:
+            if tokens <= 0:
                 return Taken(0.0, capacity)
             self._drop_ended(now)
             self._check_room(entries=1)
@@ -172,11 +175,12 @@ class MemoryStore:
         missing = tokens - available
         if missing > TOLERANCE:
             return Taken(missing / refill_per_second, available)
+        left = min(capacity, max(0.0, -missing))
         if tokens:
-            entry.tokens, entry.at = max(0.0, -missing), now
+            entry.tokens, entry.at = left, now
             # A bucket that is full again is as good as a new one.
             self._end_at(key, entry, now + (capacity - entry.tokens) / refill_per_second)
-        return Taken(0.0, max(0.0, -missing))
+        return Taken(0.0, left)
 
     async def aclose(self) -> None:
         self._entries.clear()

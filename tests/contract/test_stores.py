@@ -143,6 +143,16 @@ async def test_a_bucket_that_is_made_smaller_holds_no_more_than_that(store: Stor
     assert (await store.take(key, 0, 5, 0.01)).available == 5
 
 
+async def test_what_is_given_back_can_be_taken_again_and_no_more_than_fits_is_kept(store: Store, key: str) -> None:
+    await store.take(key, 3, 5, 0.001)
+    assert (await store.take(key, -2, 5, 0.001)).available == pytest.approx(4, abs=0.01)
+    assert (await store.take(key, 4, 5, 0.001)).retry_after_seconds == 0
+    assert (await store.take(key, -100, 5, 0.001)).available == 5
+    assert (await store.take(key, 0, 5, 0.001)).available == 5
+    assert (await store.take(f"{key}/new", -1, 5, 0.001)).available == 5
+    assert (await store.take(f"{key}/new", 0, 5, 0.001)).available == 5
+
+
 async def test_of_many_at_once_no_more_take_than_is_there(store: Store, key: str) -> None:
     granted = 0
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -10,9 +11,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import InvalidRequest, MissingExtra, RateLimited
+from gateway.journal.base import Blob, CallStarted, ToolCall
+from gateway.notices import Notice
 from gateway.payload import Encoded, normalise
-from gateway.policies import ConcurrencyLimit, FixedRetry, ResultCache
 from gateway.policies.base import Call, Policies, Proceed
+from gateway.policies.cache import ResultCache
+from gateway.policies.concurrency import ConcurrencyLimit
+from gateway.policies.retry import FixedRetry
 from runtimes.mock import MockBackend
 from sandbox import AsyncExec, Caller, Exec, ToolError, ToolGroup
 from sandbox.observed import make_metrics
@@ -105,7 +110,7 @@ class Retried:
                 return await proceed(call)
             except ToolError:
                 call.usage.retries += 1
-                call.tell("retrying", attempt=call.usage.retries + 1)
+                call.tell("retrying", attempt=call.usage.retries)
         return normalise("at last")
 
 
@@ -255,6 +260,91 @@ async def test_retries_limits_and_keys(host: AsyncExec) -> None:
     assert await told(host, "tool_idempotency_total", "once", "replayed") == 2
 
 
+async def test_streams_pass_the_cache_by_and_are_no_misses(host: AsyncExec, caplog: pytest.LogCaptureFixture) -> None:
+    @host.tool(read_only=True, policies=Policies(cache=ResultCache()))
+    async def count(n: int) -> AsyncIterator[int]:
+        for number in range(n):
+            yield number
+
+    for _ in range(2):
+        events = host.stream_tool("count", {"n": 2})
+        assert [event.kind async for event in events][-1] == "done"
+    assert "count" not in {labels[1] for labels in samples(host.metrics_text()) if "cache" in labels[0]}
+    for _ in range(2):
+        assert await host.run_tool("count", {"n": 2}) == [0, 1]
+    assert await told(host, "tool_cache_operations_total", "count", "miss") == 1
+    assert await told(host, "tool_cache_operations_total", "count", "hit") == 1
+    assert caplog.records == []
+
+
+async def test_a_call_that_finds_no_place_again_and_again_counts_once(host: AsyncExec) -> None:
+    go = anyio.Event()
+    crowded = Policies(
+        concurrency=ConcurrencyLimit(max_in_flight=1, wait_seconds=0.01),
+        retry=FixedRetry(max_attempts=3, delay_seconds=0.01),
+    )
+    host.tool(name="narrow", policies=crowded)(go.wait)
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(host.run_tool, "narrow")
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(ToolError, match="narrow"):
+            await host.run_tool("narrow")
+        go.set()
+    retries = {labels[2]: n for labels, n in samples(host.metrics_text()).items() if "retry" in labels[0]}
+    assert retries == {"1": 1, "2": 1}
+    assert await told(host, "tool_rate_limited_total", "narrow") == 1
+    assert await told(host, "tool_calls_total", "narrow", "rate_limited", "") == 1
+
+
+async def test_a_call_that_finds_its_place_later_was_not_refused(host: AsyncExec) -> None:
+    class Once:
+        """Refuses the first time."""
+
+        refused = False
+
+        async def apply(self, call: Call, proceed: Proceed) -> Encoded:
+            if self.refused:
+                return await proceed(call)
+            self.refused = True
+            return await Limited().apply(call, proceed)
+
+    host.tool(
+        name="later", read_only=True, policies=Policies(concurrency=Once(), retry=FixedRetry(delay_seconds=0.01))
+    )(add)
+    assert await host.run_tool("later", {"a": 1}) == 2
+    assert await told(host, "tool_rate_limited_total", "later") is None
+    assert await told(host, "tool_retry_attempts_total", "later", "1") == 1
+
+
+async def test_a_limit_far_away_is_not_one_of_ours(host: AsyncExec) -> None:
+    async def far() -> None:
+        raise RateLimited("far", 1.0)
+
+    host.tool(far)
+    with pytest.raises(RateLimited):
+        await host.run_tool("far")
+    assert await told(host, "tool_rate_limited_total", "far") is None
+
+
+async def test_what_is_remembered_of_calls_goes_with_them_and_is_bounded(
+    host: AsyncExec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = host._metrics
+    assert metrics is not None
+    host.tool(name="limited", policies=Policies(rate_limit=Limited()))(add)
+    with pytest.raises(ToolError):
+        await host.run_tool("limited", {"a": 1})
+    assert len(metrics._under_way) == 0
+    monkeypatch.setattr("gateway.metrics._MAX_UNDER_WAY", 2)
+    started = CallStarted(
+        execution_id="e", index=0, at=datetime.now(UTC), tool_id="limited", arguments=Blob.of(b"{}"), via="run_tool"
+    )
+    call = ToolCall.of(started, None)
+    for number in range(5):
+        metrics._watch(Notice("rate_limited", call, f"e{number}", CLERK, 0))
+    assert len(metrics._under_way) == 2
+
+
 async def test_circuits_are_looked_at_when_they_are_asked_for(host: AsyncExec) -> None:
     breaker = Breaker()
     host.tool(name="b", policies=Policies(breaker=breaker))(add)
@@ -329,38 +419,3 @@ def test_without_an_event_loop() -> None:
         exec.tool(add)
         exec.run_tool("add", {"a": 1})
         assert samples(exec.metrics_text())["tool_calls_total", "add", "success", ""] == 1
-
-
-async def test_what_a_policy_within_refused_counts_once_and_its_retries_by_their_number(host: AsyncExec) -> None:
-    policies = Policies(
-        retry=FixedRetry(max_attempts=3, delay_seconds=0.001),
-        concurrency=ConcurrencyLimit(max_in_flight=1, wait_seconds=0.001),
-    )
-    entered, leave = anyio.Event(), anyio.Event()
-
-    async def hold() -> None:
-        entered.set()
-        await leave.wait()
-
-    host.tool(name="held", read_only=True, policies=policies)(hold)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(host.run_tool, "held")
-        await entered.wait()
-        with pytest.raises(RateLimited):
-            await host.run_tool("held")
-        leave.set()
-    assert await told(host, "tool_retry_attempts_total", "held", "0") is None
-    assert [await told(host, "tool_retry_attempts_total", "held", number) for number in ("1", "2")] == [1, 1]
-    assert await told(host, "tool_rate_limited_total", "held") == 1
-
-
-async def test_streams_pass_the_cache_by_and_are_no_misses(host: AsyncExec) -> None:
-    async def parts() -> AsyncIterator[int]:
-        yield 1
-
-    host.tool(name="kept", read_only=True, policies=Policies(cache=ResultCache()))(parts)
-    for _ in range(2):
-        assert [event.kind async for event in host.stream_tool("kept")] == ["chunk", "done"]
-    assert await told(host, "tool_cache_operations_total", "kept", "miss") is None
-    await host.run_tool("kept")
-    assert await told(host, "tool_cache_operations_total", "kept", "miss") == 1

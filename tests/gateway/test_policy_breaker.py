@@ -222,18 +222,86 @@ async def test_one_execution_cannot_open_it_by_making_the_tool_raise(breaker: An
     world.time.now += 30
     await world.fails(execution_id="hostile")
     assert state(world) == "half_open"  # nor can it keep it open
-    attempts = world.attempts
-    for _ in range(5):
-        refused = await world.fails(execution_id="hostile")
-        assert (refused.code, refused.details["retry_after_seconds"]) == ("circuit_open", 30)
-    assert world.attempts == attempts  # it alone is kept away, as long as the circuit would be open
-    world.time.now += 30
-    await world.fails(execution_id="hostile")
-    assert world.attempts == attempts + 1
-    assert [kind for kind, _ in world.hears.told].count("circuit_half_open") == 1
     world.always = None
     await world.run()
     assert state(world) == "closed"
+
+
+async def test_an_execution_whose_probe_fails_again_waits_before_the_next() -> None:
+    world = Faulty(breaker=StandardBreaker(failure_threshold=1, recovery_seconds=30))
+    world.always = ZeroDivisionError("broken")
+    codes = [(await world.fails(execution_id="one")).code for _ in range(2)]
+    assert codes == ["tool_failed", "circuit_open"]
+    world.time.now += 30
+    for attempts in (2, 3, 4):
+        assert (await world.fails(execution_id="one")).code == "tool_failed"
+        assert state(world) == "half_open"
+        world.time.now += 12
+        refused = await world.fails(execution_id="one")
+        assert isinstance(refused, CircuitOpen)
+        assert (refused.details["retry_after_seconds"], world.attempts) == (18.0, attempts)
+        assert world.usage["decisions"] == ["refused: the circuit is half_open, for 18 s"]
+        world.time.now += 18
+    assert world.hears.kinds.count("circuit_half_open") == 1
+
+
+async def test_others_may_probe_while_one_execution_waits() -> None:
+    world = Faulty(breaker=StandardBreaker(failure_threshold=1, recovery_seconds=30))
+    world.always = ZeroDivisionError("broken")
+    await world.fails(execution_id="one")
+    world.time.now += 30
+    await world.fails(execution_id="one")
+    world.time.now += 10
+    assert (await world.fails(execution_id="another")).code == "tool_failed"
+    assert state(world) == "open"  # news, and it has a timer of its own
+    world.time.now += 29
+    assert isinstance(await world.fails(execution_id="one"), CircuitOpen)
+    world.time.now += 1
+    world.always = None
+    assert await world.run(1, execution_id="one") == 1
+    assert state(world) == "closed"
+    assert world.hears.kinds.count("circuit_half_open") == 2
+
+
+async def test_slow_answers_of_one_execution_are_held_back_as_well() -> None:
+    world = Faulty(breaker=StandardBreaker(failure_threshold=1, recovery_seconds=30, slow_seconds=1))
+
+    async def takes_long() -> None:
+        world.time.now += 2
+
+    world.during = takes_long
+    assert await world.run(1, execution_id="one") == 1
+    world.time.now += 30
+    assert await world.run(1, execution_id="one") == 1
+    assert state(world) == "half_open"
+    assert isinstance(await world.fails(execution_id="one"), CircuitOpen)
+
+
+def test_those_who_are_held_back_are_bounded() -> None:
+    time = Time()
+    circuit = Circuit(StandardBreaker(failure_threshold=1).tally(), 30.0, 10_000, time.clock)
+    names = [f"e{number}" for number in range(1000)]
+    period = circuit.admit()
+    assert period is not None
+    circuit.settle(period, failed=True, blamed=names[0])
+    for _ in range(3):
+        for name in names:
+            time.now += 31
+            period = circuit.admit(name)
+            assert period is not None
+            circuit.settle(period, failed=True, blamed=name)
+    assert len(circuit._held) <= 1000
+    assert len(circuit._blamed) <= 1000
+
+
+async def test_within_retries_what_the_tool_raises_counts_once_for_a_call() -> None:
+    breaker = StandardBreaker(failure_threshold=2, scope="attempt")
+    world = Faulty(breaker=breaker, retry=FixedRetry(max_attempts=5, retry_on=frozenset({"tool_failed"})))
+    world.always = ZeroDivisionError("broken")
+    assert (await world.fails()).code == "tool_failed"
+    assert (state(world), world.attempts) == ("closed", 5)
+    await world.fails()
+    assert (state(world), world.attempts) == ("open", 6)
 
 
 async def test_a_servers_error_is_another_matter() -> None:

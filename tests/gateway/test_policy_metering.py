@@ -189,6 +189,90 @@ async def test_a_counter_or_a_price_that_fails_fails_no_call() -> None:
     ]
 
 
+class Gives:
+    """A price that is always this."""
+
+    def __init__(self, cost: Any) -> None:
+        self.cost = cost
+
+    def usd(self, metered: Metered) -> Any:
+        return self.cost
+
+
+class Mute(Exception):
+    """Not even that can be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("mute")
+
+
+def _mute(text: str) -> int:
+    raise Mute
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+@pytest.mark.parametrize(
+    "count", ["12", None, 1.5, -1, True, float("nan"), Decimal(3), 10**400, 10**5000, [1]], ids=_kind
+)
+async def test_what_is_no_number_of_tokens_fails_no_call_and_is_noted(count: Any) -> None:
+    async with AsyncExec() as exec:
+
+        @exec.tool(policies=Policies(usage=UsageMeter(lambda text: count, Rates(per_token_out=Decimal(1)))))
+        def work() -> str:
+            return "done"
+
+        @exec.tool(policies=Policies(usage=UsageMeter(lambda text: count)))
+        async def lines() -> AsyncIterator[str]:
+            yield "one"
+            yield "two"
+
+        assert await exec.run_tool("work") == "done"
+        result = await exec.execute_code("tools.work(); return [event for event in tools.stream_tool('lines', {})]")
+        assert result.error is None
+        for call in result.tool_calls:
+            assert not {"tokens_in", "tokens_out", "cost_usd"} & set(call.usage)
+            assert call.usage["decisions"][0].startswith("tokens not counted: ValueError: ")
+        assert result.tool_usage.tokens_out is None
+
+
+@pytest.mark.parametrize(
+    "cost",
+    ["free", "1", -1, Decimal(-1), float("nan"), float("inf"), Decimal("sNaN"), Decimal("1e999999"), True, 10**5000],
+    ids=_kind,
+)
+async def test_what_is_no_cost_fails_no_call_and_is_noted(cost: Any) -> None:
+    async with AsyncExec() as exec:
+
+        @exec.tool(policies=Policies(usage=UsageMeter(None, Gives(cost))))
+        def work() -> str:
+            return "done"
+
+        assert await exec.run_tool("work") == "done"
+        result = await exec.execute_code("return [tools.work(), tools.work()]")
+        assert result.value == ["done", "done"]
+        (usage, _) = (call.usage for call in result.tool_calls)
+        assert "cost_usd" not in usage
+        assert usage["decisions"][0].startswith("cost not counted: ")
+        assert result.tool_usage.cost_usd is None
+
+
+@pytest.mark.parametrize(
+    ("cost", "recorded"), [(0.1, "0.1"), (2, "2"), (Decimal("0.30"), "0.30"), (0, "0"), (None, None)]
+)
+async def test_costs_may_be_any_kind_of_number(cost: Any, recorded: str | None) -> None:
+    usage = await usage_of(Policies(usage=UsageMeter(None, Gives(cost))), {"text": ""}, 1)
+    assert usage.get("cost_usd") == recorded
+    assert "decisions" not in usage
+
+
+async def test_an_error_that_cannot_be_told_fails_no_call_either() -> None:
+    usage = await usage_of(Policies(usage=UsageMeter(_mute)), {"text": ""}, 1)
+    assert usage["decisions"] == ["tokens not counted: Mute: (it cannot say what)"] * 2
+
+
 async def test_tokens_that_could_not_be_counted_have_no_price() -> None:
     usage = await usage_of(Policies(usage=UsageMeter(_broken, Rates(per_token_in=Decimal(1)))), {"text": ""}, 1)
     assert "cost_usd" not in usage
@@ -264,40 +348,3 @@ def test_a_meter_is_written_and_read() -> None:
     assert policies.usage == Meter(tokens="chars", per_call_usd=Decimal("0.1"))
     assert policies_from_json(policies_json(policies)) == policies
     encode(policies_json(policies))
-
-
-@pytest.mark.parametrize("tokens", ["12", -1, 1.5, True, None, float("nan")])
-async def test_a_counter_that_gives_no_number_fails_nothing(tokens: Any) -> None:
-    meter = UsageMeter(lambda text: tokens)
-    async with AsyncExec() as exec:
-        exec.tool(name="work", policies=Policies(usage=meter))(lambda: "done")
-        assert await exec.run_tool("work") == "done"
-        result = await exec.execute_code("tools.work()")
-    (call,) = result.tool_calls
-    assert "tokens_in" not in call.usage
-    assert "tokens not counted: ValueError" in " ".join(call.usage["decisions"])
-
-
-@pytest.mark.parametrize("cost", ["free", [1], float("nan"), Decimal("Infinity"), -1, True, None])
-async def test_a_price_that_gives_no_amount_fails_nothing(cost: Any) -> None:
-    class Price:
-        def usd(self, metered: Metered) -> Any:
-            return cost
-
-    async with AsyncExec() as exec:
-        exec.tool(name="work", policies=Policies(usage=UsageMeter(None, Price())))(lambda: "done")
-        (call,) = (await exec.execute_code("tools.work()")).tool_calls
-    assert "cost_usd" not in call.usage
-    assert "cost not counted: ValueError" in " ".join(call.usage["decisions"])
-
-
-@pytest.mark.parametrize(("cost", "told"), [(1, "1"), (0.25, "0.25"), (Decimal("0.10"), "0.10")])
-async def test_a_price_may_give_any_number(cost: Any, told: str) -> None:
-    class Price:
-        def usd(self, metered: Metered) -> Any:
-            return cost
-
-    async with AsyncExec() as exec:
-        exec.tool(name="work", policies=Policies(usage=UsageMeter(None, Price())))(lambda: "done")
-        (call,) = (await exec.execute_code("tools.work()")).tool_calls
-    assert call.usage["cost_usd"] == told

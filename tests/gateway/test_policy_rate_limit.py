@@ -1,22 +1,26 @@
 """Rate limits: how many calls pass, when the next one does, whose bucket it is, and that processes can share one."""
 
+import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.base import ParallelCall
+from gateway.canonical import digest
 from gateway.context import Caller
 from gateway.errors import InvalidRequest, RateLimited, ToolDenied, ToolUnavailable
 from gateway.journal.base import CallStatus
 from gateway.policies.base import Call, Policies, Policy
 from gateway.policies.cache import ResultCache
 from gateway.policies.kinds import policies_from_json, policies_json
-from gateway.policies.rate_limit import RateLimitStatus, TokenBucket
-from gateway.policies.store import MemoryStore, Store
+from gateway.policies.rate_limit import RateLimiter, RateLimitStatus, TokenBucket
+from gateway.policies.store import MemoryStore, Store, open_store
 from gateway.providers.function import function_tool
 from gateway.tools.model import Tool
 from sandbox import AsyncExec, Exec
@@ -106,7 +110,13 @@ async def test_a_refusal_is_recorded_told_and_costs_no_attempt() -> None:
 
 @pytest.mark.parametrize(
     ("scope", "bob_shares", "eve_shares"),
-    [("tool", True, True), ("tenant", True, False), ("user", False, False)],
+    [
+        ("tool", True, True),
+        ("tenant", True, False),
+        ("user", False, False),
+        (("tenant", "user"), True, False),
+        (("user", "tenant", "tool"), True, True),
+    ],
 )
 async def test_whose_bucket_it_is(scope: Any, bob_shares: bool, eve_shares: bool) -> None:
     host = Host(limited(TokenBucket(calls=1, per_seconds=60, scope=scope)))
@@ -117,6 +127,123 @@ async def test_whose_bucket_it_is(scope: Any, bob_shares: bool, eve_shares: bool
             await refused(host, caller)
         else:
             await host.call("send", caller=caller)
+
+
+EACH = TokenBucket(
+    calls=2, per_seconds=20, scope=("tool", "tenant", "user"), scopes={"tenant": {"calls": 3}, "tool": {"calls": 4}}
+)
+
+
+async def available(host: Host, caller: Caller) -> dict[str, float]:
+    """What is in the buckets of a caller, by scope."""
+    (limiter,) = host.pipeline.policies("rate_limit").values()
+    assert isinstance(limiter, RateLimiter)
+    return {scope: status.available for scope, status in (await limiter.status(caller)).buckets.items()}
+
+
+async def test_of_several_scopes_each_has_a_bucket() -> None:
+    host = Host(limited(EACH))
+    await host.call("send", caller=ADA)
+    await host.call("send", caller=ADA)
+    assert await refused(host, ADA) == 10  # by her own: 2 in 20 s
+    assert await available(host, ADA) == {"user": 0, "tenant": 1, "tool": 2}
+    await host.call("send", caller=BOB)
+    assert await refused(host, BOB) == pytest.approx(20 / 3)  # by that of the tenant
+    assert await available(host, BOB) == {"user": 1, "tenant": 0, "tool": 1}  # he was given his own back
+    await host.call("send", caller=EVE)
+    assert await refused(host, EVE) == 5  # by that of all
+    assert await available(host, EVE) == {"user": 1, "tenant": 2, "tool": 0}
+
+
+async def test_of_several_buckets_the_longest_wait_is_told_and_is_enough() -> None:
+    limit = TokenBucket(calls=1, per_seconds=10, scope=("user", "tool"), scopes={"tool": {"per_seconds": 40}})
+    host = Host(limited(limit))
+    await host.call("send", caller=ADA)
+    assert await refused(host, ADA) == 40  # her own is full again in 10
+    host.clock.now += 39
+    assert await refused(host, ADA) == pytest.approx(1)
+    assert await available(host, ADA) == pytest.approx({"user": 1, "tool": 39 / 40})
+    host.clock.now += 1
+    await host.call("send", caller=ADA)
+
+
+async def test_a_tenants_rate_is_that_of_its_bucket_where_it_has_one() -> None:
+    limit = TokenBucket(calls=1, per_seconds=60, scope=("user", "tenant"), tenants={"acme": {"calls": 2}})
+    host = Host(limited(limit))
+    await host.call("send", caller=ADA)
+    assert await available(host, ADA) == {"user": 0, "tenant": 1}
+    await host.call("send", caller=BOB)
+    assert await refused(host, Caller(tenant_id="acme", user_id="cyd")) == 30
+
+
+async def test_of_several_buckets_the_emptiest_is_shown_and_all_are_filled_again() -> None:
+    host = Host(limited(EACH))
+    (limiter,) = host.pipeline.policies("rate_limit").values()
+    assert isinstance(limiter, RateLimiter)
+    for caller in (ADA, BOB, EVE, EVE):
+        await host.call("send", caller=caller)
+    status = await limiter.status(ADA)
+    assert (status.available, status.capacity, status.utilization_percent) == (0, 4, 100)
+    assert {scope: one.capacity for scope, one in status.buckets.items()} == {"user": 2, "tenant": 3, "tool": 4}
+    await limiter.reset()
+    assert await available(host, ADA) == {"user": 2, "tenant": 3, "tool": 4}
+
+
+class HalfGone(MemoryStore):
+    """Answers for all buckets but that of the tool; `giving` says whether it takes anything back."""
+
+    giving = True
+
+    async def take(self, key: str, tokens: float, *rate: float) -> Any:
+        if key == "rate/send/" or (tokens < 0 and not self.giving):
+            raise ToolUnavailable("the shared store", "it is away")
+        return await super().take(key, tokens, *rate)
+
+
+@pytest.mark.parametrize("giving", [True, False])
+async def test_a_store_that_goes_away_between_two_buckets_refuses_and_gets_the_first_back(giving: bool) -> None:
+    store = HalfGone(clock=Clock())
+    store.giving = giving
+    host = Host(limited(TokenBucket(calls=2, per_seconds=60, scope=("tool", "user"))), store=store)
+    with pytest.raises(ToolUnavailable):
+        await host.call("send", caller=ADA)
+    key = f"rate/send/{digest('acme', 'ada')}"
+    assert (await store.take(key, 0, 2, 1 / 30)).available == (2 if giving else 1)
+
+
+async def test_a_call_that_is_cancelled_between_two_buckets_takes_nothing() -> None:
+    class Slow(MemoryStore):
+        async def take(self, key: str, tokens: float, *rate: float) -> Any:
+            if key == "rate/send/":
+                await anyio.sleep_forever()
+            return await super().take(key, tokens, *rate)
+
+    host = Host(limited(TokenBucket(calls=2, per_seconds=60, scope=("tool", "user"))), store=Slow(clock=Clock()))
+    with anyio.move_on_after(0.02):
+        await host.call("send", caller=ADA)
+    assert (await host.store.take(f"rate/send/{digest('acme', 'ada')}", 0, 2, 1 / 30)).available == 2
+
+
+async def test_in_a_shared_store_calls_at_once_take_from_all_or_none(tmp_path: Path) -> None:
+    slow = TokenBucket(calls=6, per_seconds=36_000, scope=("user", "tool"), scopes={"tool": {"calls": 8}})
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    host = Host(limited(slow), store=store)
+    passed: list[Caller] = []
+
+    async def one(caller: Caller) -> None:
+        with contextlib.suppress(RateLimited):
+            await host.call("send", caller=caller)
+            passed.append(caller)
+
+    async with anyio.create_task_group() as calls:
+        for caller in (ADA, BOB) * 8:
+            calls.start_soon(one, caller)
+    assert 0 < len(passed) <= 8
+    assert max(passed.count(ADA), passed.count(BOB)) <= 6
+    for caller in (ADA, BOB):
+        left = {"user": 6 - passed.count(caller), "tool": 8 - len(passed)}
+        assert await available(host, caller) == pytest.approx(left, abs=0.05)
+    await store.aclose()
 
 
 async def test_names_that_run_into_each_other_have_buckets_of_their_own() -> None:
@@ -171,6 +298,11 @@ async def test_who_is_refused_before_and_who_is_answered_from_the_cache_takes_no
         {"calls": 5, "per_seconds": 1, "burst": 2, "cost": 3},
         {"calls": 1, "per_seconds": 1, "scope": "everybody"},
         {"calls": 1, "per_seconds": 1, "scope": ("tenant", "x")},
+        {"calls": 1, "per_seconds": 1, "scope": ()},
+        {"calls": 1, "per_seconds": 1, "scopes": {"user": {"calls": 2}}},  # it has no bucket
+        {"calls": 1, "per_seconds": 1, "scope": ("tool", "user"), "scopes": {"user": {"calls": 0}}},
+        {"calls": 1, "per_seconds": 1, "scope": ("tool", "user"), "scopes": {"user": {"callz": 1}}},
+        {"calls": 1, "per_seconds": 1, "scope": ("tool",), "tenants": {"acme": {"calls": 2}}},
         {"calls": 1, "per_seconds": 1, "tenants": {"acme": {"calls": 2}}},  # of one bucket for all
         {"calls": 1, "per_seconds": 1, "scope": "tenant", "tenants": {"acme": {"calls": 0}}},
         {"calls": 1, "per_seconds": 1, "scope": "tenant", "tenants": {"acme": {"callz": 2}}},
@@ -183,7 +315,15 @@ def test_what_makes_no_sense_is_refused_when_it_is_made(wrong: dict[str, Any]) -
 
 
 def test_it_can_be_written_down() -> None:
-    chosen = Policies(rate_limit=TokenBucket(calls=2, per_seconds=5, scope="user", tenants={"a": {"calls": 9.0}}))
+    chosen = Policies(
+        rate_limit=TokenBucket(
+            calls=2,
+            per_seconds=5,
+            scope=("tenant", "user"),
+            scopes={"user": {"calls": 1.0}},
+            tenants={"a": {"calls": 9.0}},
+        )
+    )
     written = policies_json(chosen)
     assert written["rate_limit"]["kind"] == "token_bucket"
     assert policies_from_json(written) == chosen
