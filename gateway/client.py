@@ -107,8 +107,11 @@ class GatewayClient:
         return tuple((await self._call("ListNamespaces", pb.ListNamespacesRequest())).namespaces)
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        check_limit(limit)
-        response = await self._call("ListToolExamples", pb.ListToolExamplesRequest(tool_id=tool_id, limit=limit))
+        if limit > 0:
+            check_limit(limit)
+        response = await self._call(
+            "ListToolExamples", pb.ListToolExamplesRequest(tool_id=tool_id, limit=max(0, limit))
+        )
         return tuple(json.loads(response.examples))
 
     async def aclose(self) -> None:

@@ -56,7 +56,8 @@ class Discovery:
         return tuple(sorted({tool.tool.id.namespace for tool in self._registry.tools() if self._permits(tool)}))
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        check_limit(limit)
+        if limit > 0:
+            check_limit(limit)
         return examples(await self._granted(tool_id), limit)
 
     async def _granted(self, tool_id: str) -> RegisteredTool:

@@ -149,6 +149,10 @@ async def test_a_batch_reads_in_the_order_of_its_keys(table: Table) -> None:
     keys = [{"pk": "a", "sk": number} for number in (7, 3, 99, 11)]
     found = await table("batch_get", keys=keys)
     assert [item and item["sk"] for item in found["items"]] == [7, 3, None, 11]
+    spelt = [{"pk": "a", "sk": number} for number in (7.0, {"$number": "3.00"}, {"$number": "1.1e1"}, 7.5)]
+    found = await table("batch_get", keys=spelt)
+    assert [item and item["sk"] for item in found["items"]] == [7, 3, 11, None]
+    assert (await table("get_item", key={"pk": "a", "sk": {"$number": "2e1"}}))["item"]["sk"] == 20
 
 
 async def test_a_batch_of_26_writes_is_refused_before_anything_is_sent(table: Table) -> None:

@@ -95,7 +95,7 @@ async def kill_hosts(template: Template, work: Work, chance: random.Random, want
     all is done; those are not counted here."""
     until_work, until_done = await times_of_a_run(template, work)
     killed: list[Host] = []
-    while sum(host.was_at_work for host in killed) < 1.1 * wanted:  # some had just ended the last one
+    while sum(host.was_at_work for host in killed) < 1.3 * wanted:  # some had just ended the last one
         host = await template.start(replace(work, seed=chance.randrange(1 << 30)))
         if chance.random() < EARLY:
             await anyio.sleep(chance.uniform(0, until_work))

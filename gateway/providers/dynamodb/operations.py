@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import anyio
@@ -221,7 +223,12 @@ def _transact_step(table: str, step: Arguments) -> dict[str, Any]:
 
 
 def _frozen(key: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(sorted((name, str(attribute)) for name, attribute in key.items()))
+    return tuple(sorted(((name, _comparable(attribute)) for name, attribute in key.items()), key=itemgetter(0)))
+
+
+def _comparable(attribute: Mapping[str, Any]) -> Any:
+    """Numbers by what they are and not by how they are written: the server may write them otherwise."""
+    return Decimal(attribute["N"]) if "N" in attribute else str(attribute)
 
 
 def _step(action: str, required: tuple[str, ...], **fields: Any) -> dict[str, Any]:

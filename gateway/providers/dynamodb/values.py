@@ -8,7 +8,7 @@ import base64
 import binascii
 import math
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 
 from gateway.base import JsonValue
@@ -53,6 +53,9 @@ def item_of(attributes: Mapping[str, Any]) -> dict[str, JsonValue]:
     return {name: value_of(attribute) for name, attribute in attributes.items()}
 
 
+_EXACT = Context(prec=MAX_DIGITS)
+
+
 def _number(text: str, path: str) -> str:
     try:
         number = Decimal(text)
@@ -65,6 +68,7 @@ def _number(text: str, path: str) -> str:
         raise InvalidInput(
             f"{path or 'a number'}: DynamoDB keeps {MAX_DIGITS} digits between 1E-130 and 1E+126, not {text[:60]}"
         )
+    number = number.normalize(_EXACT) if number else Decimal(0)  # as DynamoDB gives it back: 1 for 1.0
     return format(number, "f") if -MAX_DIGITS <= number.adjusted() <= MAX_DIGITS else str(number)
 
 
