@@ -110,9 +110,9 @@ class GatewayClient:
         if limit > 0:
             check_limit(limit)
         response = await self._call(
-            "ListToolExamples", pb.ListToolExamplesRequest(tool_id=tool_id, limit=max(0, limit))
+            "ListToolExamples", pb.ListToolExamplesRequest(tool_id=tool_id, limit=max(1, limit))
         )
-        return tuple(json.loads(response.examples))
+        return tuple(json.loads(response.examples))[: max(0, limit)]  # on the wire 0 is not given
 
     async def aclose(self) -> None:
         await self._channel.close(grace=None)
