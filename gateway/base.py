@@ -209,5 +209,5 @@ class Gateway(Protocol):
         ...
 
     async def list_tool_examples(self, tool_id: str, limit: int = 5) -> tuple[dict[str, JsonValue], ...]:
-        """At most `limit` (1 to 100) worked examples: {title, arguments, result_hint}."""
+        """At most `limit` (100) worked examples: {title, arguments, result_hint}. None for 0 and less."""
         ...

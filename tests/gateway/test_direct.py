@@ -339,12 +339,18 @@ async def test_any_mapping_holds_arguments(world: World) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 101])
-async def test_limits_have_bounds(world: World, limit: int) -> None:
+async def test_a_search_has_bounds(world: World, limit: int) -> None:
     gateway = world.gateway()
     with pytest.raises(InvalidInput, match="1 to 100"):
         await gateway.search_tools("x", limit)
+
+
+async def test_no_examples_asked_for_are_none_and_too_many_an_error(world: World) -> None:
+    gateway = world.gateway()
+    assert await gateway.list_tool_examples("echo", 0) == ()
+    assert await gateway.list_tool_examples("echo", -1) == ()
     with pytest.raises(InvalidInput, match="1 to 100"):
-        await gateway.list_tool_examples("echo", limit)
+        await gateway.list_tool_examples("echo", 101)
 
 
 async def test_a_guest_that_floods_is_reported_and_not_recorded_for_ever(world: World) -> None:
