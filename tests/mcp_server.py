@@ -63,6 +63,20 @@ def both() -> Annotated[CallToolResult, None]:
 
 
 @server.tool()
+def chart() -> Annotated[CallToolResult, Sum]:
+    """A result that fits its schema, and a picture of it."""
+    picture = Image(data=PIXEL, format="png").to_image_content()
+    return CallToolResult(content=[TextContent(type="text", text="{}"), picture], structured_content={"total": 3})
+
+
+@server.tool(structured_output=False)
+def torn() -> CallToolResult:
+    """Fails, and shows where."""
+    picture = Image(data=PIXEL, format="png").to_image_content()
+    return CallToolResult(content=[TextContent(type="text", text="torn"), picture], is_error=True)
+
+
+@server.tool()
 def fail(text: str) -> str:
     raise ValueError(text)
 

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
+from gateway.artifacts import Artifact
 from gateway.base import JsonValue
 from gateway.context import Progress, ToolContext
 from gateway.errors import (
@@ -42,9 +43,10 @@ class Connected:
         self.registry = ToolRegistry()
         self.sources = Sources(self.registry, tasks)
         self.progress: list[Progress] = []
+        self.attached: list[Artifact] = []
 
     async def call(self, name: str, timeout_seconds: float | None = None, **arguments: JsonValue) -> JsonValue:
-        context = ToolContext(on_progress=self.progress.append)
+        context = ToolContext(on_progress=self.progress.append, on_attach=self.attached.append)
         tool = self.registry.resolve(f"test:{name}")
         return await Runner(self.registry).run(tool, arguments, context, timeout_seconds=timeout_seconds)
 
@@ -136,6 +138,22 @@ async def test_results_keep_what_the_server_sent(host: Connected) -> None:
     assert (image["type"], image["mimeType"]) == ("image", "image/png")
     assert image["data"].startswith("iVBORw0KGgp")
     assert resource["resource"] == {"uri": "file:///notes", "mimeType": "text/plain", "text": "notes"}
+
+
+async def test_a_picture_beside_a_result_with_a_schema_is_attached_to_the_call(host: Connected) -> None:
+    assert await host.call("chart") == {"total": 3}
+    (picture,) = host.attached
+    assert picture.path == "content-2.png"
+    assert picture.data.startswith(b"\x89PNG")
+
+
+async def test_a_picture_of_a_failure_is_in_its_details(host: Connected) -> None:
+    with pytest.raises(ToolFailed, match="torn") as caught:
+        await host.call("torn")
+    (picture,) = caught.value.details["content"]
+    assert (picture["type"], picture["mimeType"]) == ("image", "image/png")
+    assert picture["data"].startswith("iVBORw0KGgp")
+    assert host.attached == []
 
 
 async def test_a_tool_is_described_in_the_servers_words(host: Connected) -> None:

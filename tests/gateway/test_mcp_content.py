@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import CallToolResult
 
-from gateway.errors import ToolFailed
-from gateway.providers.mcp.content import legal_names, result_of
+from gateway.errors import InvalidOutput, ToolFailed
+from gateway.providers.mcp.content import beside, legal_names, result_of
 from gateway.tools.model import ToolId
 
 
@@ -49,9 +49,21 @@ def test_results(content: list[Any], structured: Any, expected: Any) -> None:
     assert result_of(CallToolResult.model_validate(answer, by_name=False), has_schema=False) == expected
 
 
-def test_a_tool_with_a_schema_gives_what_the_schema_describes() -> None:
-    answer = CallToolResult.model_validate({"content": [IMAGE], "structuredContent": {"a": 1}}, by_name=False)
+def test_a_tool_with_a_schema_gives_what_the_schema_describes_and_the_host_the_rest() -> None:
+    content = [text("x"), IMAGE, AUDIO, LINK, BLOB, {"type": "image", "data": "", "mimeType": "../no/type"}]
+    answer = CallToolResult.model_validate({"content": content, "structuredContent": {"a": 1}}, by_name=False)
     assert result_of(answer, has_schema=True) == {"a": 1}
+    names, data = zip(*beside(answer), strict=True)
+    assert names == ("content-2.png", "content-3.wav", "content-4.json", "content-5.bin", "content-6.bin")
+    assert (data[0], data[1], data[3], data[4]) == (b"hi", b"hi", b"hi", b"")
+    assert json.loads(data[2]) == LINK
+
+
+@pytest.mark.parametrize("data", ["aGk", "a-_=", "aGk=\n", "é"])
+def test_bytes_that_are_none_are_refused(data: str) -> None:
+    answer = CallToolResult.model_validate({"content": [IMAGE | {"data": data}]}, by_name=False)
+    with pytest.raises(InvalidOutput, match="image/png that is no base64"):
+        list(beside(answer))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +76,16 @@ def test_the_error_flag_fails_the_call(content: list[Any], message: str) -> None
         result_of(answer, has_schema=False)
     assert message in caught.value.message
     json.dumps(caught.value.to_json())
+
+
+def test_what_a_failure_shows_is_kept_and_cut() -> None:
+    content = [text("no"), IMAGE, LINK, IMAGE | {"data": "a" * 100_000}]
+    answer = CallToolResult.model_validate({"content": content, "isError": True}, by_name=False)
+    with pytest.raises(ToolFailed) as caught:
+        result_of(answer, has_schema=False)
+    image, link, cut = caught.value.details["content"]
+    assert (image, link) == (IMAGE, LINK)
+    assert len(cut["data"]) == 4096
 
 
 def test_a_long_failure_is_cut() -> None:

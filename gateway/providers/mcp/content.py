@@ -1,15 +1,25 @@
 """What an MCP server says, as tools and JSON: names, annotations and results. Pure."""
 
+import base64
 import json
+import mimetypes
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mcp_types import CallToolResult, ContentBlock, TextContent
+from mcp_types import (
+    AudioContent,
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    TextContent,
+)
 from mcp_types import Tool as McpTool
 
 from gateway.base import JsonValue
-from gateway.errors import ToolFailed
+from gateway.errors import InvalidOutput, ToolFailed
 from gateway.payload import NotJsonError, decode, printable
 from gateway.tools.model import RESERVED_NAMES
 
@@ -19,6 +29,11 @@ MAX_DESCRIPTION = 10_000
 _MAX_NAME = 128
 _MAX_FAILURE = 2000
 _MAX_TITLE = 200
+_MAX_ITEM_CHARS = 4096
+
+# Python's own list: the system's differs from host to host.
+_TYPES = mimetypes.MimeTypes()
+_TYPES.add_type("audio/wav", ".wav")
 
 
 def legal_names(names: Iterable[str]) -> dict[str, str]:
@@ -58,8 +73,8 @@ def result_of(answer: CallToolResult, *, has_schema: bool) -> JsonValue:
 
     | the server sent | the result is |
     | --- | --- |
-    | structured content | that; with images and the like beside it, {structuredContent, content}, unless the tool has \
-an output schema |
+    | structured content | that; with images and the like beside it, {structuredContent, content}, or, where the tool \
+has an output schema, only that: `beside` gives the others |
     | one text | what it holds when it is a JSON object or array, else the text |
     | anything else | the list of content items, each as MCP writes it: {type, text}, {type, data, mimeType}, ... |
     | nothing | None |
@@ -67,7 +82,7 @@ an output schema |
     if answer.is_error:
         raise _failure(answer)
     if answer.structured_content is not None:
-        others = [item for item in answer.content if not isinstance(item, TextContent)]
+        others = _others(answer)
         if has_schema or not others:
             return answer.structured_content
         return {"structuredContent": answer.structured_content, "content": [_item(item) for item in others]}
@@ -79,11 +94,41 @@ an output schema |
     return [_item(item) for item in answer.content]
 
 
+def beside(answer: CallToolResult) -> Iterator[tuple[str, bytes]]:
+    """Images and the like by a file name of their place, such as `content-2.png`, for the host: a result that fits an
+    output schema has no room for them. What has no bytes of its own is as MCP writes it. Raises InvalidOutput.
+    """
+    for place, item in enumerate(answer.content, 1):
+        if not isinstance(item, TextContent):
+            kind, data = _bytes(item)
+            yield f"content-{place}{_TYPES.guess_extension(kind, strict=False) or '.bin'}", data
+
+
+def _bytes(item: ContentBlock) -> tuple[str, bytes]:
+    match item:
+        case ImageContent(data=text, mime_type=kind) | AudioContent(data=text, mime_type=kind):
+            pass
+        case EmbeddedResource(resource=BlobResourceContents(blob=text, mime_type=kind)):
+            pass
+        case _:
+            return "application/json", json.dumps(_item(item)).encode()
+    try:
+        return kind or "", base64.b64decode(text, validate=True)
+    except ValueError as exc:
+        raise InvalidOutput(f"the server sent {kind or 'bytes'} that is no base64: {exc}") from exc
+
+
+def _others(answer: CallToolResult) -> list[ContentBlock]:
+    return [item for item in answer.content if not isinstance(item, TextContent)]
+
+
 def _failure(answer: CallToolResult) -> ToolFailed:
     texts = [item.text for item in answer.content if isinstance(item, TextContent)]
     details: dict[str, JsonValue] = {"type": "isError"}
     if answer.structured_content is not None:
         details["structured_content"] = answer.structured_content
+    if others := _others(answer):
+        details["content"] = [_brief(_item(item)) for item in others]
     return ToolFailed(
         printable("\n".join(texts), _MAX_FAILURE) or "the tool failed and did not say why", details=details
     )
@@ -91,6 +136,13 @@ def _failure(answer: CallToolResult) -> ToolFailed:
 
 def _item(item: ContentBlock) -> Mapping[str, JsonValue]:
     return item.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _brief(item: JsonValue) -> JsonValue:
+    """The same with long texts, which pictures are, cut: what is told of an error is short."""
+    if isinstance(item, Mapping):
+        return {key: _brief(value) for key, value in item.items()}
+    return printable(item, _MAX_ITEM_CHARS) if isinstance(item, str) else item
 
 
 def _parsed(text: str) -> JsonValue:

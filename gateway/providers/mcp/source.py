@@ -186,13 +186,17 @@ class McpSource:
         self, name: str, arguments: dict[str, JsonValue], context: ToolContext, *, has_schema: bool
     ) -> JsonValue:
         """Call a tool by the name that it has at the server."""
-        from gateway.providers.mcp.content import result_of  # noqa: PLC0415 - of the extra
+        from gateway.providers.mcp.content import beside, result_of  # noqa: PLC0415 - of the extra
 
         with unsent():
             connection = await self._connected()
         answer = await connection.call(name, arguments, context)
         self._backoff.reset()
-        return result_of(answer, has_schema=has_schema)
+        result = result_of(answer, has_schema=has_schema)
+        if has_schema:
+            for file_name, data in beside(answer):
+                context.attach(file_name, data)
+        return result
 
     def _provider(self, name: str, *, has_schema: bool) -> "McpProvider":
         if isinstance(self._server, HttpServer):
