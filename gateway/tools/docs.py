@@ -23,12 +23,16 @@ they would be an example of a call that fails.
 """
 
 
+_HINTS = ("read_only", "destructive", "idempotent", "open_world")
+
+
 def describe(registered: RegisteredTool, level: str) -> dict[str, JsonValue]:
     """A JSON object; every level has the keys of the one before. Raises InvalidInput for an unknown level.
 
-    `summary`: id, name, namespace, version, description (first paragraph, at most 200 characters), tags, signature (the
-    Python line that calls it). `schema`: input_schema, output_schema (None for any). `full`: notes (at most 2,000
-    characters), examples, and the whole description.
+    `summary`: id, name, namespace, version, title, description (first paragraph, at most 200 characters), tags,
+    signature (the Python line that calls it). `schema`: input_schema, output_schema (None for any), hints (read_only,
+    destructive, idempotent and open_world, as far as the tool says so), streams (whether it gives its result in
+    chunks). `full`: notes (at most 2,000 characters), examples, and the whole description.
     """
     if level not in LEVELS:
         raise InvalidInput(f"unknown level {level[:100]!r}; use {', '.join(LEVELS)}")
@@ -36,6 +40,9 @@ def describe(registered: RegisteredTool, level: str) -> dict[str, JsonValue]:
     found = _summary(registered)
     if level != "summary":
         found |= copy.deepcopy({"input_schema": tool.input_schema, "output_schema": tool.output_schema})
+        said = {name: getattr(tool, name) for name in _HINTS}
+        found |= {"hints": {name: hint for name, hint in said.items() if hint is not None}}
+        found |= {"streams": registered.streams}
     if level == "full":
         found |= {
             "description": tool.description,
@@ -73,6 +80,7 @@ def _summary(registered: RegisteredTool) -> dict[str, Any]:
         "name": tool.id.name,
         "namespace": tool.id.namespace,
         "version": tool.id.version,
+        "title": cut(tool.title, MAX_TITLE),
         "description": summary(tool.description),
         "tags": list(tool.tags),
         "signature": signature(registered),

@@ -24,8 +24,8 @@ MAX_QUERY = 400
 MAX_WORDS = 16
 """Different words of a query that count; each takes up to a millisecond in a catalogue of 5,000 tools."""
 
-_MAX_DESCRIPTION = 4000
-"""Characters of a description that can be found."""
+_MAX_TITLE, _MAX_DESCRIPTION = 300, 4000
+"""Characters of a title and of a description that can be found."""
 
 Hit: TypeAlias = tuple[RegisteredTool, float]
 
@@ -41,12 +41,12 @@ _COMMON = frozenset(
 # Without content: the texts of the tools are held by the registry, and reading rows back takes most of a query's time.
 _CREATE = """
 CREATE VIRTUAL TABLE tools USING fts5(
-    name, namespace, tags, description, content = '', tokenize = 'porter unicode61 remove_diacritics 2')
+    name, namespace, tags, title, description, content = '', tokenize = 'porter unicode61 remove_diacritics 2')
 """
-_ADD = "INSERT INTO tools(rowid, name, namespace, tags, description) VALUES (?, ?, ?, ?, ?)"
-_DROP = "INSERT INTO tools(tools, rowid, name, namespace, tags, description) VALUES ('delete', ?, ?, ?, ?, ?)"
-# Weights of name, namespace, tags and description. bm25() is negative, and lower is better.
-_FIND = "SELECT -bm25(tools, 3.0, 2.0, 2.0, 1.0) AS score, rowid FROM tools WHERE tools MATCH ? ORDER BY score DESC"
+_ADD = "INSERT INTO tools(rowid, name, namespace, tags, title, description) VALUES (?, ?, ?, ?, ?, ?)"
+_DROP = "INSERT INTO tools(tools, rowid, name, namespace, tags, title, description) VALUES ('delete', ?, ?, ?, ?, ?, ?)"
+# Weights of the columns in their order. bm25() is negative, and lower is better.
+_FIND = "SELECT -bm25(tools, 3.0, 2.0, 2.0, 2.0, 1.0) AS score, rowid FROM tools WHERE tools MATCH ? ORDER BY score DESC"
 
 
 def _anything(_: RegisteredTool) -> bool:
@@ -54,7 +54,7 @@ def _anything(_: RegisteredTool) -> bool:
 
 
 class ToolSearch:
-    """Ranks tools by BM25 over their names, namespaces, tags and descriptions; follows the changes of the registry.
+    """Ranks tools by BM25 over their names, namespaces, tags, titles and descriptions; follows the changes of the registry.
 
     With an `embedder` the score is `alpha` x words + (1 - `alpha`) x meaning: words is BM25 divided by the best one of
     the query, meaning the cosine of query and tool, both 0 to 1. At 1 only words count, at 0 only meaning. Raises
@@ -200,11 +200,12 @@ def _after(ranked: Iterable[Hit], place: Any) -> Iterable[tuple[int, RegisteredT
     return hits[start:]
 
 
-def _texts(tool: Tool) -> tuple[str, str, str, str]:
+def _texts(tool: Tool) -> tuple[str, ...]:
     return (
         _indexed(tool.id.name),
         _indexed(tool.id.namespace),
         " ".join(_indexed(tag) for tag in tool.tags),
+        _indexed(tool.title[:_MAX_TITLE]),
         _indexed(tool.description[:_MAX_DESCRIPTION]),
     )
 

@@ -148,7 +148,7 @@ def _normalised(given: Any, count: int) -> Vectors:
 
 def _text(tool: Tool) -> str:
     named = " ".join([*words(tool.id.namespace), *words(tool.id.name)])
-    return f"{named}. {tool.description} {' '.join(tool.tags)}"[:_MAX_TEXT]
+    return f"{named}. {tool.title} {tool.description} {' '.join(tool.tags)}"[:_MAX_TEXT]
 
 
 def _local_model() -> Any:

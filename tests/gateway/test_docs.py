@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import itertools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -49,12 +50,14 @@ def test_levels_add_to_each_other() -> None:
         "name": "lookup",
         "namespace": "crm",
         "version": "",
+        "title": "",
         "description": "Find rows by id.",
         "tags": ["db"],
         "signature": "tools.crm.lookup(id: str, limit: int = 10) -> list[str]",
     }
     middle = describe(tool, "schema")
-    assert middle == short | {"input_schema": tool.tool.input_schema, "output_schema": tool.tool.output_schema}
+    schemas = {"input_schema": tool.tool.input_schema, "output_schema": tool.tool.output_schema}
+    assert middle == short | schemas | {"hints": {}, "streams": False}
     full = describe(tool, "full")
     assert full["description"] == "Find rows\nby id.\n\nSlow on Mondays."
     assert full["notes"] == "careful"
@@ -62,6 +65,17 @@ def test_levels_add_to_each_other() -> None:
         {"title": f"case {number}", "arguments": {"id": "x"}, "result_hint": "a list"} for number in range(3)
     ]
     assert set(full) == {*middle, "notes", "examples"}
+
+
+def test_a_model_is_told_what_a_tool_says_of_its_effects_and_no_more() -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    told = function_tool(rows, title="All rows", read_only=True, open_world=False)
+    found = describe(registered(told), "schema")
+    assert found["title"] == describe(registered(told), "summary")["title"] == "All rows"
+    assert found["hints"] == {"read_only": True, "open_world": False}
+    assert found["streams"] is True
 
 
 def test_what_is_described_is_a_copy() -> None:

@@ -77,6 +77,17 @@ async def test_a_name_counts_more_than_a_description(search: ToolSearch) -> None
     assert found[2:] == ["weather"]
 
 
+async def test_a_title_counts_more_than_a_description_and_less_than_a_name() -> None:
+    made = function_tool(nothing)
+    tools = [
+        dataclasses.replace(made, id=ToolId("a"), description="Sends an invoice."),
+        dataclasses.replace(made, id=ToolId("b"), title="Send an invoice"),
+        dataclasses.replace(made, id=ToolId("invoice")),
+        dataclasses.replace(made, id=ToolId("d"), title="Other"),
+    ]
+    assert ids(await ToolSearch(ToolRegistry(tools)).find("invoices")) == ["invoice", "b", "a"]
+
+
 async def test_what_fits_alike_is_listed_by_id() -> None:
     made = function_tool(nothing)
     tools = [dataclasses.replace(made, id=ToolId("find", f"n{number}"), tags=("x",)) for number in range(9, 0, -1)]

@@ -68,6 +68,11 @@ async def test_what_means_the_same_is_found_without_a_word_in_common() -> None:
     assert ids(await ToolSearch(registry(), embedder=Axes()).find("reimburse")) == ["pay:refund"]
 
 
+async def test_a_title_has_a_meaning_too() -> None:
+    tool = dataclasses.replace(function_tool(nothing), id=ToolId("t1"), title="Refund")
+    assert ids(await ToolSearch(ToolRegistry([tool]), embedder=Axes()).find("reimburse")) == ["t1"]
+
+
 async def test_alpha_0_is_meaning_only_and_1_is_words_only() -> None:
     query = "rain letter deliver"  # the letter by both, the weather by meaning
     by_words = await ToolSearch(registry()).find(query)
