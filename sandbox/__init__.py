@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.selection import Decision, ToolGroup
     from gateway.sources import Offer, SourceReport, ToolSource
     from gateway.tools.model import Tool, ToolExample, ToolId
+    from gateway.tools.versions import CompatibleVersions
     from runtimes.base import Capabilities, Outcome
     from runtimes.limits import Limits
     from runtimes.pool import PoolMetrics
@@ -59,6 +60,7 @@ __all__ = [
     "ChainResult",
     "ChainStep",
     "Closed",
+    "CompatibleVersions",
     "Decision",
     "Event",
     "Exec",
@@ -114,6 +116,7 @@ _HOMES = {
     "ChainResult": "gateway.base",
     "ChainStep": "gateway.base",
     "Closed": "gateway.errors",
+    "CompatibleVersions": "gateway.tools.versions",
     "Decision": "gateway.selection",
     "Event": "sandbox.result",
     "Exec": "sandbox.sync",

@@ -3,8 +3,8 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from typing import Any, TypedDict, Unpack
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, Unpack
 
 import anyio
 import anyio.to_thread
@@ -12,8 +12,7 @@ import anyio.to_thread
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidRequest
-from gateway.policies.base import Policies
-from gateway.tools.model import InDoubt, Tool, ToolExample, ToolId
+from gateway.tools.model import Tool, ToolFields, ToolId
 from gateway.tools.schema import description as docstring
 from gateway.tools.schema import func_name, is_generator, signature_schemas
 
@@ -94,7 +93,7 @@ class GeneratorProvider(FunctionProvider):
                 await self._in_thread(chunks.close)
 
 
-class ToolOptions(TypedDict, total=False):
+class ToolOptions(ToolFields, total=False):
     """What `function_tool` may be told beside the function; see `Tool` for what each means.
 
     `name`, `description` and the schemas come from the function's `def`, docstring and annotations.
@@ -103,35 +102,18 @@ class ToolOptions(TypedDict, total=False):
     name: str
     namespace: str
     version: str
-    description: str
-    tags: Iterable[str]
-    examples: Iterable[ToolExample]
-    notes: str
-    timeout_seconds: float
-    title: str
-    read_only: bool
-    destructive: bool
-    idempotent: bool
-    open_world: bool
-    resource: str
-    roles: Iterable[str]
-    policies: Policies
-    in_doubt: InDoubt
 
 
 def function_tool(func: Callable[..., Any], **options: Unpack[ToolOptions]) -> Tool:
     """A tool from a function. Raises InvalidToolId, and InvalidRequest when the signature has no JSON form."""
     provider = GeneratorProvider(func) if is_generator(func) else FunctionProvider(func)
     given: dict[str, Any] = {"description": docstring(func), **options}
-    for name in ("tags", "examples"):
-        given[name] = tuple(given.get(name, ()))
     tool_id = ToolId(given.pop("name", None) or _name(func), given.pop("namespace", ""), given.pop("version", ""))
     return Tool(
         id=tool_id,
         provider=provider,
         input_schema=provider.input_schema,
         output_schema=provider.output_schema,
-        roles=frozenset(given.pop("roles", ())),
         **given,
     )
 

@@ -3,8 +3,9 @@
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gateway.base import JsonValue
 from gateway.errors import InvalidRequest, InvalidToolId
@@ -35,15 +36,15 @@ MAX_TAG = 64
 """Most tags of a tool, and most characters of one."""
 
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?")
+_VERSION_PART = re.compile(r"[A-Za-z0-9_.+-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class ToolId:
     """`name`, `namespace:name` or `namespace:name:version`. Raises InvalidToolId.
 
-    Each part is 1 to 128 characters of A-Z a-z 0-9 _ . and -. A version without a namespace is kept, but is no part of
-    the written id, where it would be taken for a name: such a tool has one version at a time.
+    Each part is 1 to 128 characters of A-Z a-z 0-9 _ . and -, a version also of +. A version without a namespace is
+    kept, but is no part of the written id, where it would be taken for a name: such a tool has one version at a time.
     """
 
     name: str
@@ -85,22 +86,10 @@ class ToolId:
                 raise InvalidToolId(str(self), f"{part!r} is reserved; choose another name")
 
     def _check(self, what: str, part: str) -> None:
-        if not _PART.fullmatch(part):
+        pattern, more = (_VERSION_PART, " +") if what == "version" else (_PART, "")
+        if not pattern.fullmatch(part):
             shown = ":".join(filter(None, (self.namespace, self.name, self.version)))
-            raise InvalidToolId(shown, f"its {what} must be 1 to 128 characters of A-Z a-z 0-9 _ . -")
-
-
-def version_key(version: str) -> tuple[Any, ...]:
-    """Sorts versions: Semantic Versioning's order where it parses as such (1.2 counts as 1.2.0), text below that."""
-    parsed = _VERSION.fullmatch(version)
-    if parsed is None:
-        return (0, version)
-    release = tuple(int(part or 0) for part in parsed.group(1, 2, 3))
-    pre = parsed.group(4)
-    if pre is None:
-        return (1, release, (1,), version)
-    parts = tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in pre.split("."))
-    return (1, release, (0, parts), version)
+            raise InvalidToolId(shown, f"its {what} must be 1 to 128 characters of A-Z a-z 0-9 _ . -{more}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +141,8 @@ class ToolSpec:
             raise InvalidRequest(f"timeout_seconds of {self.id} must be above 0 and finite, not {self.timeout_seconds}")
         if self.in_doubt not in get_args(InDoubt):
             raise InvalidRequest(f"in_doubt of {self.id} must be fail, ask or retry, not {self.in_doubt!r}")
+        if not isinstance(self.input_schema, dict):
+            raise InvalidRequest(f"input_schema of {self.id} must be an object, not {self.input_schema!r:.200}")
         for name in ("tags", "roles"):
             if isinstance(getattr(self, name), str):
                 raise InvalidRequest(f"{name} of {self.id} must be several texts, not one; write [{name[:-1]}]")
@@ -160,7 +151,27 @@ class ToolSpec:
             raise InvalidRequest(f"a role of {self.id} is empty; leave it out, and use '*' for every caller")
         tags = dict.fromkeys(filter(None, map(normal_tag, self.tags)))
         object.__setattr__(self, "roles", roles)
+        object.__setattr__(self, "examples", tuple(self.examples))
         object.__setattr__(self, "tags", tuple(tags)[:MAX_TAGS])
+
+
+class ToolFields(TypedDict, total=False):
+    """What whatever makes tools takes of a `ToolSpec` and passes on: all but id and schemas."""
+
+    description: str
+    tags: Iterable[str]
+    examples: Iterable[ToolExample]
+    notes: str
+    timeout_seconds: float
+    title: str
+    read_only: bool | None
+    destructive: bool | None
+    idempotent: bool | None
+    open_world: bool | None
+    resource: str
+    roles: Iterable[str]
+    policies: Policies
+    in_doubt: InDoubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,9 @@ CREATE VIRTUAL TABLE tools USING fts5(
 _ADD = "INSERT INTO tools(rowid, name, namespace, tags, title, description) VALUES (?, ?, ?, ?, ?, ?)"
 _DROP = "INSERT INTO tools(tools, rowid, name, namespace, tags, title, description) VALUES ('delete', ?, ?, ?, ?, ?, ?)"
 # Weights of the columns in their order. bm25() is negative, and lower is better.
-_FIND = "SELECT -bm25(tools, 3.0, 2.0, 2.0, 2.0, 1.0) AS score, rowid FROM tools WHERE tools MATCH ? ORDER BY score DESC"
+_FIND = (
+    "SELECT -bm25(tools, 3.0, 2.0, 2.0, 2.0, 1.0) AS score, rowid FROM tools WHERE tools MATCH ? ORDER BY score DESC"
+)
 
 
 def _anything(_: RegisteredTool) -> bool:
@@ -54,7 +56,7 @@ def _anything(_: RegisteredTool) -> bool:
 
 
 class ToolSearch:
-    """Ranks tools by BM25 over their names, namespaces, tags, titles and descriptions; follows the changes of the registry.
+    """Ranks tools by BM25 over names, namespaces, tags, titles and descriptions; follows the changes of the registry.
 
     With an `embedder` the score is `alpha` x words + (1 - `alpha`) x meaning: words is BM25 divided by the best one of
     the query, meaning the cosine of query and tool, both 0 to 1. At 1 only words count, at 0 only meaning. Raises

@@ -136,15 +136,20 @@ def _compile(schema: Mapping[str, Any]) -> Validator:
             mask=_MASK,
         )
     except (ValidationError, ValueError) as exc:
-        raise InvalidRequest(f"invalid schema: {_first_line(exc)}") from exc
+        raise InvalidRequest(f"invalid schema: {_why(exc)}") from exc
 
 
 def _refuse(uri: str) -> NoReturn:
     raise ValueError(f"a $ref may only point into its own schema; put {uri[:200]} under $defs")
 
 
-def _first_line(exc: Exception) -> str:
-    return str(exc).partition("\n")[0][:500]
+def _why(exc: ValidationError | ValueError) -> str:
+    """The first line; a misfit says also where, and of what."""
+    if not isinstance(exc, ValidationError):
+        return str(exc).partition("\n")[0][:500]
+    where = path_text(exc.instance_path)
+    text = exc.message.partition("\n")[0].replace(_MASK, _shown(exc.instance))
+    return f"{where}: {text}"[:500] if where else text[:500]
 
 
 def _shown(value: JsonValue) -> str:

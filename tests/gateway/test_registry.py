@@ -97,6 +97,10 @@ def test_a_malformed_id_is_not_merely_unknown() -> None:
 
 
 def test_a_bad_schema_names_its_tool() -> None:
+    wrong: list[Any] = [True, None, [], "x"]
+    for schema in wrong:
+        with pytest.raises(InvalidRequest, match="input_schema of crm:lookup must be an object, not"):
+            dataclasses.replace(tool("crm:lookup"), input_schema=schema)
     bad = dataclasses.replace(tool("crm:lookup"), input_schema={"type": "array"})
     with pytest.raises(InvalidRequest, match=r"crm:lookup.*object"):
         ToolRegistry([bad])

@@ -30,6 +30,7 @@ from gateway.tools.model import Tool, ToolId
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.resolvers import Resolvers, ToolResolver
 from gateway.tools.search import ToolSearch
+from gateway.tools.versions import CompatibleVersions
 from sandbox import AsyncExec, ToolEvent
 
 pytestmark = pytest.mark.anyio
@@ -266,23 +267,26 @@ def test_it_is_asked_whenever_the_versions_change() -> None:
         return versions[0]
 
     registry = ToolRegistry([tool("a:b:1.0.0")], selector=choose)
-    assert seen == []  # one is no choice
+    assert seen == [["1.0.0"]]
     registry.register(tool("a:b:3.0.0"))
     registry.register(tool("a:b:2.0.0"))
     registry.disable("a:b:1.0.0")
     registry.enable("a:b:1.0.0")
     registry.unregister("a:b:1.0.0")
     some, every = ["2.0.0", "3.0.0"], ["1.0.0", "2.0.0", "3.0.0"]
-    assert seen == [["1.0.0", "3.0.0"], every, some, every, some]
+    assert seen == [["1.0.0"], ["1.0.0", "3.0.0"], every, some, every, some]
     registry.register(tool("a:b"))
     assert registry.resolve("a:b").id == "a:b"  # an id of its own is not chosen away
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize(
-    "selector", [lambda _versions: None, lambda _versions: tool("a:b:1.0.0"), lambda versions: versions[9]]
+    "wrong", [lambda _versions: 1, lambda _versions: tool("a:b:1.0.0"), lambda versions: versions[9]]
 )
-def test_a_selector_that_fails_changes_nothing(selector: Callable[..., Any]) -> None:
+def test_a_selector_that_fails_changes_nothing(wrong: Callable[..., Any]) -> None:
+    def selector(versions: Sequence[Tool]) -> Any:
+        return wrong(versions) if len(versions) > 1 else versions[0]
+
     registry = ToolRegistry([tool("a:b:1.0.0")], selector=selector)
     before = registry.version
     with pytest.raises(InvalidRequest, match="a:b"):
@@ -290,6 +294,41 @@ def test_a_selector_that_fails_changes_nothing(selector: Callable[..., Any]) -> 
     assert [found.id for found in registry.tools()] == ["a:b:1.0.0"]
     assert registry.version == before
     assert registry.resolve("a:b").id == "a:b:1.0.0"
+
+
+def test_with_none_of_the_versions_the_id_without_version_leads_nowhere() -> None:
+    registry = ToolRegistry(map(tool, VERSIONS), selector=lambda _versions: None)
+    assert registry.find("a:b") is None
+    assert [found.address for found in registry.tools()] == sorted(VERSIONS)
+
+
+def test_callers_get_the_newest_version_that_works_for_them() -> None:
+    ids = [
+        "a:b:1.2.0",
+        "a:b:1.9.0",
+        "a:b:2.0.0",
+        "a:c:1.0.0",
+        "a:c:3.0.0",
+        "other:d:1.0.0",
+        "other:d:4.0.0",
+        "e:f:2.0.0",
+    ]
+    wanted = CompatibleVersions({"a:b": "1.3", "a": "1.0", "e": "1.0"})
+    registry = ToolRegistry(map(tool, ids), selector=wanted)
+    assert registry.resolve("a:b").id == "a:b:1.9.0"
+    assert registry.resolve("a:c").id == "a:c:1.0.0"
+    assert registry.resolve("other:d").id == "other:d:4.0.0"
+    assert registry.find("e:f") is None
+    registry.unregister("a:b:1.9.0")
+    assert registry.find("a:b") is None
+    assert registry.resolve("a:b:2.0.0").id == "a:b:2.0.0"
+
+
+def test_what_callers_were_written_for_is_checked() -> None:
+    with pytest.raises(InvalidRequest, match=r"write \{'a:b': '1.0'\}"):
+        CompatibleVersions({"a:b:1.0": "1.0"})
+    with pytest.raises(InvalidToolId):
+        CompatibleVersions({"a b": "1.0"})
 
 
 def test_a_selector_that_fails_keeps_nothing_from_being_disabled(caplog: pytest.LogCaptureFixture) -> None:

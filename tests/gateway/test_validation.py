@@ -24,14 +24,18 @@ JSON = st.recursive(
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        ({"type": "nope"}, "invalid schema"),
+        ({"type": "nope"}, '^invalid schema: type: "nope" is not valid'),
+        (
+            {"properties": {"a": {"minimum": "x"}}},
+            ': properties.a.minimum: "x" is not of type "number"$',
+        ),
         ({"$ref": "https://example.com/schema.json"}, r"\$defs"),
         ({"$ref": "file:///etc/passwd"}, r"\$defs"),
         ({"$id": "https://a.example/b", "$ref": "c"}, r"\$defs"),
         ({"$ref": "#/$defs/missing"}, "invalid schema"),
         ({"$schema": "https://json-schema.org/draft/2019-09/schema"}, "2020-12 or draft-07"),
         ({"$schema": 7}, "2020-12 or draft-07"),
-        ({"pattern": "("}, "invalid schema"),
+        ({"pattern": "("}, r'^invalid schema: pattern: "\(" is not a "regex"$'),
         (True, "must be a JSON object"),
         (False, "must be a JSON object"),
         ({"properties": {"a": {"$id": "https://a.example/b"}}}, r"\$id within it"),

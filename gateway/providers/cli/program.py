@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
@@ -18,7 +18,7 @@ from gateway.providers.cli.argv import input_schema as schema_of
 from gateway.providers.cli.process import Program, Tail, start
 from gateway.providers.secret import Secret, revealed
 from gateway.providers.unsent import unsent
-from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tools.model import Tool, ToolFields, ToolId
 
 Output: TypeAlias = Literal["text", "lines", "json", "process"]
 
@@ -180,21 +180,8 @@ class RunOptions(TypedDict, total=False):
     max_processes: int
 
 
-class CliOptions(RunOptions, total=False):
-    """What `cli_tool` may be told beside the command line; see `Tool` for what these mean."""
-
-    description: str
-    tags: Iterable[str]
-    examples: Iterable[ToolExample]
-    notes: str
-    timeout_seconds: float
-    title: str
-    read_only: bool
-    destructive: bool
-    idempotent: bool
-    open_world: bool
-    resource: str
-    roles: Iterable[str]
+class CliOptions(RunOptions, ToolFields, total=False):
+    """What `cli_tool` may be told beside the command line; see `Tool` for what is not said here."""
 
 
 def cli_tool(
@@ -219,8 +206,6 @@ def cli_tool(
     provider = CliProvider(argv, **run)
     if input_schema is not None:
         check_schema(input_schema, provider.slots)
-    for name, kind in (("tags", tuple), ("examples", tuple), ("roles", frozenset)):
-        about[name] = kind(about.get(name, ()))
     return Tool(
         id=ToolId.parse(tool_id),
         provider=provider,

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 
@@ -15,7 +15,7 @@ from gateway.policies.destinations import Destination
 from gateway.policies.egress import Egress, origin
 from gateway.providers.dynamodb.operations import OPERATIONS
 from gateway.providers.secret import Secret, revealed
-from gateway.tools.model import Tool, ToolId
+from gateway.tools.model import Tool, ToolFields, ToolId
 from gateway.tracing import request_span
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class DynamoDb:
         self._client: Any = None
         self._opening = anyio.Lock()
 
-    def tool(self, tool_id: str, operation: str, table: str, **options: Any) -> Tool:
+    def tool(self, tool_id: str, operation: str, table: str, **options: Unpack[ToolFields]) -> Tool:
         """A tool that does one operation on one table.
 
-        `operation` is one of those in `OPERATIONS`; `options` are other fields of `Tool`. Transactions, too, stay in
-        their table. Raises InvalidRequest, InvalidToolId.
+        `operation` is one of those in `OPERATIONS`. Transactions, too, stay in their table. Raises InvalidRequest,
+        InvalidToolId.
         """
         kind = OPERATIONS.get(operation)
         if kind is None:
@@ -86,13 +86,14 @@ class DynamoDb:
             "destructive": kind.destructive,
             "open_world": False,
             "resource": f"dynamodb/{table}",
+            **options,
         }
         return Tool(
             id=ToolId.parse(tool_id),
             provider=DynamoDbProvider(self, operation, table),
             input_schema=copy.deepcopy(kind.input_schema),
             output_schema=copy.deepcopy(kind.output_schema),
-            **(fields | options),
+            **fields,
         )
 
     def tools(self, table: str, *, namespace: str = "", read_only: bool = True) -> tuple[Tool, ...]:

@@ -4,19 +4,18 @@ import math
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import urlsplit
 
 from gateway.base import MAX_RESULT_BYTES, JsonValue
 from gateway.errors import InvalidRequest, MissingExtra
-from gateway.policies.base import Policies
 from gateway.policies.egress import Egress, origin
 from gateway.providers.http.auth import ApiKey, Auth, Basic, Bearer
 from gateway.providers.http.body import Binary, Body, Form, Json, Multipart, Text
 from gateway.providers.http.request import KEY_HEADER, RequestTemplate, header_name
 from gateway.providers.http.template import Styled
 from gateway.providers.secret import Secret
-from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tools.model import Tool, ToolFields, ToolId
 
 if TYPE_CHECKING:
     from gateway.providers.http.connection import Connection
@@ -31,12 +30,12 @@ __all__ = [
     "Body",
     "Form",
     "HttpApi",
+    "HttpFields",
     "Json",
     "Multipart",
     "Secret",
     "Styled",
     "Text",
-    "ToolFields",
 ]
 
 RESPONSE_HEADERS = ("content-type", "etag", "last-modified", "link", "location")
@@ -49,23 +48,10 @@ _COMPOSED = ("$ref", "allOf", "anyOf", "oneOf")
 _SCALAR = ["string", "number", "boolean"]
 
 
-class ToolFields(TypedDict, total=False):
+class HttpFields(ToolFields, total=False):
     """What else a Tool has; see there."""
 
-    description: str
     output_schema: dict[str, Any] | None
-    tags: tuple[str, ...]
-    examples: tuple[ToolExample, ...]
-    notes: str
-    timeout_seconds: float
-    title: str
-    read_only: bool | None
-    destructive: bool | None
-    idempotent: bool | None
-    open_world: bool | None
-    resource: str
-    roles: frozenset[str]
-    policies: Policies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +107,7 @@ class HttpApi:
         body: Body | JsonValue = None,
         input_schema: Mapping[str, Any] | None = None,
         response_headers: Iterable[str] | None = None,
-        **fields: Unpack[ToolFields],
+        **fields: Unpack[HttpFields],
     ) -> Tool:
         """A tool that makes one kind of request.
 
@@ -142,10 +128,13 @@ class HttpApi:
         template = self._template(method, path, query, headers, cookies, body, input_schema)
         if method == "HEAD" and response_headers is None:
             response_headers = RESPONSE_HEADERS
-        defaults = ToolFields(
-            read_only=method in _SAFE, destructive=method == "DELETE" or None, idempotent=method in _IDEMPOTENT
-        )
-        told: ToolFields = {"open_world": True, **defaults, **fields}
+        told: dict[str, Any] = {
+            "open_world": True,
+            "read_only": method in _SAFE,
+            "destructive": method == "DELETE" or None,
+            "idempotent": method in _IDEMPOTENT,
+            **fields,
+        }
         return Tool(
             id=ToolId.parse(tool_id),
             provider=self._connection.provider(

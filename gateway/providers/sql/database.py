@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
@@ -21,13 +21,12 @@ import anyio.to_thread
 from gateway.base import JsonValue
 from gateway.context import ToolContext
 from gateway.errors import InvalidInput, InvalidRequest, MissingExtra, ToolTimeout, ToolUnavailable
-from gateway.policies.base import Policies
 from gateway.policies.destinations import Destination
 from gateway.policies.egress import Egress
 from gateway.providers.secret import Secret, revealed
 from gateway.providers.sql.values import driver_value
 from gateway.providers.unsent import unsent
-from gateway.tools.model import Tool, ToolExample, ToolId
+from gateway.tools.model import Tool, ToolFields, ToolId
 from gateway.tracing import request_span
 
 try:
@@ -53,21 +52,6 @@ _END_SECONDS = 5.0  # for a statement to end that was cancelled
 NOWHERE = Egress()
 
 _T = TypeVar("_T")
-
-
-class ToolFields(TypedDict, total=False):
-    """Fields of `Tool` that are passed on as they are."""
-
-    title: str
-    tags: tuple[str, ...]
-    examples: tuple[ToolExample, ...]
-    notes: str
-    timeout_seconds: float
-    destructive: bool | None
-    idempotent: bool | None
-    resource: str
-    roles: frozenset[str]
-    policies: Policies
 
 
 class SqlDatabase:
@@ -134,7 +118,6 @@ class SqlDatabase:
         id: str,  # noqa: A002 - what everything calls it
         statement: str,
         *,
-        description: str = "",
         input_schema: dict[str, Any] | None = None,
         **fields: Unpack[ToolFields],
     ) -> Tool:
@@ -153,22 +136,22 @@ class SqlDatabase:
             raise InvalidRequest(f"{id} is not known to read only: {writes_because}; pass read_only=False to allow it")
         schema = _schema_of(found) if input_schema is None else input_schema
         provider = _FixedStatement(self, found, _base64_names(id, found, schema))
-        return _tool(id, provider, description, schema, ROWS if found.is_read else CHANGES, fields)
+        return _tool(id, provider, "", schema, ROWS if found.is_read else CHANGES, fields)
 
-    def query_tool(self, id: str, *, description: str = "", **fields: Unpack[ToolFields]) -> Tool:  # noqa: A002 - as above
+    def query_tool(self, id: str, **fields: Unpack[ToolFields]) -> Tool:  # noqa: A002 - as above
         """A tool that runs one statement of the caller's: a SELECT, or where writing is allowed a change of rows.
 
         Whatever could reach beyond the rows of the database is refused before it is sent.
         """
         words = f"Run one SQL statement ({self._target.dialect}); bind values by name, as in `WHERE id = :id`."
         rules = "Only reading is allowed." if self._target.read_only else "Reads and writes rows."
-        about = description or f"{words} {rules} At most {self._target.max_rows} rows come back."
+        about = f"{words} {rules} At most {self._target.max_rows} rows come back."
         read_only = self._target.read_only
         return _tool(id, _AnyStatement(self), about, QUERY, ROWS if read_only else CHANGES, fields)
 
-    def schema_tool(self, id: str, *, description: str = "", **fields: Unpack[ToolFields]) -> Tool:  # noqa: A002 - as above
+    def schema_tool(self, id: str, **fields: Unpack[ToolFields]) -> Tool:  # noqa: A002 - as above
         """A tool that describes tables and views: columns with type, nullability and default, keys and references."""
-        about = description or f"The tables and views of the {self._target.dialect} database, with their columns."
+        about = f"The tables and views of the {self._target.dialect} database, with their columns."
         return _tool(id, _Description(self), about, WHICH, TABLES, fields)
 
     async def health(self) -> None:
@@ -381,13 +364,12 @@ def _tool(
     output_schema: dict[str, Any],
     fields: ToolFields,
 ) -> Tool:
-    return Tool(
-        id=ToolId.parse(tool_id),
-        provider=provider,
-        description=description,
-        input_schema=input_schema,
-        output_schema=output_schema,
-        read_only=output_schema is not CHANGES,
-        open_world=False,
+    told: dict[str, Any] = {
+        "description": description,
+        "read_only": output_schema is not CHANGES,
+        "open_world": False,
         **fields,
+    }
+    return Tool(
+        id=ToolId.parse(tool_id), provider=provider, input_schema=input_schema, output_schema=output_schema, **told
     )
