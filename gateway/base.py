@@ -92,6 +92,9 @@ class ToolEvent:
     | chunk | `data`: the next part of the result |
     | done | `data`: the result, None when it came in chunks; always the last one of a call that worked |
     | error | `error`: {code, message, retryable, details}; always the last one of a call that did not |
+
+    Of a chain each `chunk` is a step that ended or was skipped, {tool_id, ok, skipped, value, error, duration_seconds},
+    `progress` counts steps, and `done` has the chain's value.
     """
 
     kind: "ToolEventKind"
@@ -157,6 +160,14 @@ class Gateway(Protocol):
 
         `timeout_seconds` bounds the whole chain: the step that is under way then fails, the others are skipped.
         Raises BudgetExceeded before anything is called when the whole chain does not fit the budget.
+        """
+        ...
+
+    def stream_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> "ToolEvents":
+        """The same as `run_chain`, and what happens as it happens: each step as it ends, and progress between them.
+
+        What a tool of a step reports is the chain's progress: of 3 steps, half of the second is 1.5 of 3. A chain that
+        cannot begin has one event, its `error`.
         """
         ...
 

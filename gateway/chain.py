@@ -37,6 +37,16 @@ class CallTool(Protocol):
     ) -> JsonValue: ...
 
 
+class Watcher(Protocol):
+    """Follows a chain."""
+
+    async def wanted(self) -> None:
+        """Wait until the next step may begin."""
+
+    async def ended(self, outcome: CallOutcome) -> None:
+        """A step has ended, or was skipped. In their order."""
+
+
 class Time:
     """What is left of a chain's or a batch's own time."""
 
@@ -53,7 +63,9 @@ class Time:
         return left if asked_seconds is None else min(left, asked_seconds)
 
 
-async def run_chain(steps: Sequence[ChainStep], grant: Grant, call: CallTool, bounds: Time) -> ChainResult:
+async def run_chain(
+    steps: Sequence[ChainStep], grant: Grant, call: CallTool, bounds: Time, watcher: Watcher | None = None
+) -> ChainResult:
     """Run the steps in order. Raises BudgetExceeded before the first one when the whole chain does not fit."""
     check_batch(len(steps))
     for step in steps:
@@ -64,15 +76,22 @@ async def run_chain(steps: Sequence[ChainStep], grant: Grant, call: CallTool, bo
     unspent = len(steps)
     try:
         for step in steps:
+            if watcher is not None:
+                await watcher.wanted()
             unspent -= 1
             outcome = await _run_step(step, outcomes, call, bounds)
             outcomes.append(outcome)
+            if watcher is not None:
+                await watcher.ended(outcome)
             left = bounds.bound(None)
             if not outcome.ok and (step.stop_on_error or (left is not None and left <= 0)):
                 break
     finally:
         grant.release(unspent)
     skipped = [CallOutcome(step.tool_id, ok=False, skipped=True) for step in steps[len(outcomes) :]]
+    if watcher is not None:
+        for outcome in skipped:
+            await watcher.ended(outcome)
     return ChainResult(outcomes[-1].value if outcomes else None, (*outcomes, *skipped))
 
 
@@ -94,6 +113,22 @@ async def outcome_of(
     except ToolError as exc:
         return CallOutcome(tool_id, ok=False, error=error_json(exc), duration_seconds=took.seconds)
     return CallOutcome(tool_id, ok=True, value=value, duration_seconds=took.seconds)
+
+
+def step_json(outcome: CallOutcome) -> dict[str, JsonValue]:
+    """A step as guests see it."""
+    return outcome_json(outcome) | {"skipped": outcome.skipped}
+
+
+def outcome_json(outcome: CallOutcome) -> dict[str, JsonValue]:
+    """A call of a batch as guests see it."""
+    return {
+        "tool_id": outcome.tool_id,
+        "ok": outcome.ok,
+        "value": outcome.value,
+        "error": outcome.error,
+        "duration_seconds": outcome.duration_seconds,
+    }
 
 
 def check_batch(size: int) -> None:

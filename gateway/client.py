@@ -1,7 +1,7 @@
 """The gateway over gRPC: the same operations and the same errors as in process, for guests that speak plain gRPC."""
 
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -53,13 +53,14 @@ class GatewayClient:
     ) -> ToolStream:
         check_timeout(timeout_seconds)
         request = _tool_call(tool_id, arguments, timeout_seconds)
-        return ToolStream(partial(self._feed, request))
+        return ToolStream(partial(self._feed, self._stub.StreamTool, request))
 
     async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
-        check_timeout(timeout_seconds)
-        request = pb.RunChainRequest(steps=[_chain_step(step) for step in steps], timeout_seconds=timeout_seconds)
-        result = json.loads((await self._call("RunChain", request)).result)
+        result = json.loads((await self._call("RunChain", _chain(steps, timeout_seconds))).result)
         return ChainResult(result["value"], tuple(CallOutcome(**step) for step in result["steps"]))
+
+    def stream_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ToolStream:
+        return ToolStream(partial(self._feed, self._stub.StreamChain, _chain(steps, timeout_seconds)))
 
     async def run_parallel(
         self,
@@ -125,9 +126,9 @@ class GatewayClient:
     ) -> None:
         await self.aclose()
 
-    async def _feed(self, request: pb.RunToolRequest, feed: Feed) -> JsonValue:
+    async def _feed(self, method: Callable[..., Any], request: object, feed: Feed) -> JsonValue:
         """The call of a stream: pass on what the gateway tells, then its result or its error."""
-        call = self._stub.StreamTool(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        call = method(request, metadata=self._metadata, timeout=self._timeout_seconds)
         last = None
         try:
             async for last in call:
@@ -159,6 +160,11 @@ class GatewayClient:
 def _tool_call(tool_id: str, arguments: Mapping[str, JsonValue], timeout_seconds: float | None) -> pb.RunToolRequest:
     data = encoded_arguments(arguments).data
     return pb.RunToolRequest(tool_id=tool_id, arguments=data, timeout_seconds=timeout_seconds)
+
+
+def _chain(steps: Sequence[ChainStep], timeout_seconds: float | None) -> pb.RunChainRequest:
+    check_timeout(timeout_seconds)
+    return pb.RunChainRequest(steps=[_chain_step(step) for step in steps], timeout_seconds=timeout_seconds)
 
 
 def _parallel_call(call: ParallelCall) -> pb.ParallelCall:

@@ -14,10 +14,9 @@ from gateway.base import (
     ChainStep,
     JsonValue,
     ParallelCall,
-    ToolEvent,
 )
 from gateway.calls import CallLog, Chunks, Keeper, OpenCall
-from gateway.chain import Time, Took, check_timeout, run_chain
+from gateway.chain import CallTool, Time, Took, Watcher, check_timeout, run_chain
 from gateway.context import Progress, ToolContext
 from gateway.discovery import Discovery
 from gateway.errors import (
@@ -39,13 +38,13 @@ from gateway.policies.base import Call
 from gateway.reads import told_by
 from gateway.runner import encoded_arguments
 from gateway.site import TapeLog
-from gateway.streaming import Feed, ToolStream
+from gateway.streaming import ChainFeed, Feed, ToolStream
 from gateway.suspension import Suspension
 from gateway.tools.access import access_of
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.search import ToolSearch
 from gateway.tracing import call_span, here, note
-from gateway.way import Way, encoded_for_record, ends_in, shorter, site_of, warnings_of
+from gateway.way import STREAM_CHAIN, STREAM_TOOL, Way, encoded_for_record, ends_in, shorter, site_of, warnings_of
 
 MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
@@ -117,17 +116,38 @@ class DirectGateway(Discovery):
         check_timeout(timeout_seconds)
 
         async def call(feed: Feed) -> JsonValue:
-            return await self._call("stream_tool", tool_id, arguments, timeout_seconds=timeout_seconds, feed=feed)
+            way = functools.partial(self._call, STREAM_TOOL, feed=feed, report=feed.progress)
+            return await way(tool_id, arguments, timeout_seconds=timeout_seconds)
 
         return ToolStream(call)
 
     async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
         call = functools.partial(self._call, "run_chain", reserved=True)
-        await self._refused_before("run_chain", {"steps": len(steps)})
+        return await self._run_chain("run_chain", steps, call, timeout_seconds)
+
+    def stream_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ToolStream:
+        check_timeout(timeout_seconds)
+
+        async def run(feed: Feed) -> JsonValue:
+            chain = ChainFeed(feed, len(steps))
+            call = functools.partial(self._call, STREAM_CHAIN, reserved=True, feed=feed, report=chain.report)
+            return (await self._run_chain(STREAM_CHAIN, steps, call, timeout_seconds, chain)).value
+
+        return ToolStream(run)
+
+    async def _run_chain(
+        self,
+        via: str,
+        steps: Sequence[ChainStep],
+        call: CallTool,
+        timeout_seconds: float | None,
+        watcher: Watcher | None = None,
+    ) -> ChainResult:
+        await self._refused_before(via, {"steps": len(steps)})
         try:
-            return await run_chain(steps, self.grant, call, Time(timeout_seconds))
+            return await run_chain(steps, self.grant, call, Time(timeout_seconds), watcher)
         except BudgetExceeded as exc:
-            await self._refuse(Way("run_chain", site_of(), Took()), "run_chain", {"steps": len(steps)}, exc)
+            await self._refuse(Way(via, site_of(), Took()), via, {"steps": len(steps)}, exc)
             raise
 
     async def run_parallel(
@@ -157,10 +177,11 @@ class DirectGateway(Discovery):
         timeout_seconds: float | None = None,
         reserved: bool = False,
         feed: Feed | None = None,
+        report: Callable[[Progress], None] | None = None,
         position: int | None = None,
         took: Took | None = None,
     ) -> JsonValue:
-        way = Way(via, site_of(position), took or Took(), timeout_seconds, feed)
+        way = Way(via, site_of(position), took or Took(), timeout_seconds, feed, report)
         if (found := await self._recorded(way.site, tool_id, arguments)) is not None:
             return await self._again(way, found, arguments, reserved=reserved)
         if self._suspension is not None:
@@ -184,8 +205,7 @@ class DirectGateway(Discovery):
         shown = given if self._secrets is None else self._secrets.encoded(given)
         whole = len(given.data) <= MAX_ARGUMENTS_BYTES  # more is an error, and may be as much as a guest can send
         index = self._log.next_index
-        if way.feed is not None:
-            way.feed.on_read = self._read_of(index)
+        self._read_by(way.feed, index)
         chunks = self._chunks(way, tool)
         call = self._prepared(way, tool, index, chunks)
         call.usage.input_bytes = len(given.data)
@@ -269,7 +289,7 @@ class DirectGateway(Discovery):
             await self._follow(way.feed, found, past)
         if past.makes_again(found):
             return await self._make_again(way, found, encoded_arguments(arguments))
-        if way.feed is not None:  # before the answer's turn: what came since may depend on them
+        if way.feed is not None and way.is_stream:  # before the answer's turn: what came since may depend on them
             for chunk in await chunks_of(past, found):
                 await way.feed.chunk(chunk)
         answer = await answer_of(past, found)
@@ -280,12 +300,14 @@ class DirectGateway(Discovery):
 
     async def _follow(self, feed: Feed, found: PastCall, past: Past) -> None:
         if found.own:
-            feed.on_read = self._read_of(found.index)
-        feed.on_drop = functools.partial(past.skip, (*found.reads, found))
+            self._read_by(feed, found.index)
+        feed.on_drop.append(functools.partial(past.skip, (*found.reads, found)))
         await feed.follow(found.reads, past.turn)
 
-    def _read_of(self, index: int) -> Callable[[Sequence[ToolEvent]], None]:
-        return lambda events: self._log.tape.add_read(index, told_by(events))
+    def _read_by(self, feed: Feed | None, index: int) -> None:
+        """Keep what each read of the feed gives with this call's record; those of a chain with its first one's."""
+        if feed is not None and feed.on_read is None:
+            feed.on_read = lambda events: self._log.tape.add_read(index, told_by(events))
 
     def _count_again(self, finished: CallFinished | None, *, reserved: bool) -> None:
         if finished is not None and finished.status is CallStatus.REFUSED:
@@ -316,7 +338,7 @@ class DirectGateway(Discovery):
 
     def _chunks(self, way: Way, tool: RegisteredTool) -> Chunks | None:
         """Where those go that the tool gives, if it gives any."""
-        return Chunks(self._log) if way.feed is not None and tool.streams else None
+        return Chunks(self._log) if way.is_stream and tool.streams else None
 
     def _prepared(self, way: Way, tool: RegisteredTool, index: int, chunks: Chunks | None) -> Call:
         grant, feed = self.grant, way.feed
@@ -329,7 +351,7 @@ class DirectGateway(Discovery):
             execution_id=grant.execution_id,
             call_index=index,
             deadline=grant.deadline,
-            on_progress=None if feed is None else self._progress(feed),
+            on_progress=None if way.report is None else self._progress(way.report),
             call_tool=_Inner(self),  # not kept: the garbage collector need not come for a gateway
             on_attach=attached.next(),
         )
@@ -379,6 +401,7 @@ class DirectGateway(Discovery):
             tool_id = secrets.text(tool_id)
         shown = printable(tool_id, _MAX_ID_TEXT)
         given = encoded_for_record(arguments, secrets)
+        self._read_by(way.feed, self._log.next_index)
         call = await self._log.start(shown, given, way.via, site=way.site, whole=False, refused=True)
         await self._log.finish(call, CallStatus.REFUSED, error=error_json(error))
         way.took.seconds = call.duration_seconds
@@ -395,9 +418,9 @@ class DirectGateway(Discovery):
     def _masked(self, error: ToolError) -> ToolError:
         return error if self._secrets is None else self._secrets.error(error)
 
-    def _progress(self, feed: Feed) -> Callable[[Progress], None]:
+    def _progress(self, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
         secrets = self._secrets
-        return feed.progress if secrets is None else lambda progress: feed.progress(secrets.progress(progress))
+        return report if secrets is None else lambda progress: report(secrets.progress(progress))
 
     def _late(self, error: ToolError) -> ToolError:
         """A tool that was stopped because the execution's time is up did not take too long itself."""

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, cast
 from gateway import errors
 from gateway.base import (
     MAX_RESULT_BYTES,
-    CallOutcome,
     ChainStep,
     DetailLevel,
     Gateway,
@@ -15,7 +14,7 @@ from gateway.base import (
     ParallelCall,
     ToolEvents,
 )
-from gateway.chain import check_batch
+from gateway.chain import check_batch, outcome_json, step_json
 from gateway.errors import InvalidInput, InvalidOutput, PayloadTooLarge, ProtocolError, ToolError
 from gateway.payload import MAX_NESTING, NotJsonError, decode, encode, error_json
 from gateway.streaming import Streams
@@ -47,15 +46,15 @@ async def perform(gateway: Gateway, operation: str, arguments: bytes, streams: S
     describe_tool        tool_id, level = "summary"                                 an object
     list_namespaces                                                                 [text]
     list_tool_examples   tool_id, limit = 5                                         [{title, arguments, result_hint}]
-    open_stream          tool_id, arguments = {}, timeout_seconds                   the number of a stream
+    open_stream          as run_tool, or steps as run_chain                         the number of a stream
     read_stream          stream                                                     its next events: [{kind, data,
                                                                                     error}]; `done` or `error` ends it
     close_stream         stream                                                     null
     ===================  =========================================================  =================================
 
-    The last three are a guest's way to `stream_tool`: it asks for events when it wants them, and `streams` holds what
-    it has begun. Raises the operation's ToolErrors; InvalidInput and PayloadTooLarge for arguments that cannot be
-    decoded.
+    The last three are a guest's way to `stream_tool` and `stream_chain`: it asks for events when it wants them, and
+    `streams` holds what it has begun. Raises the operation's ToolErrors; InvalidInput and PayloadTooLarge for arguments
+    that cannot be decoded.
     """
     handler = _OPERATIONS.get(operation)
     if handler is None:
@@ -65,6 +64,15 @@ async def perform(gateway: Gateway, operation: str, arguments: bytes, streams: S
         return encode(reply, MAX_NESTING + _WRAPPING)
     except NotJsonError as exc:
         raise InvalidOutput(f"the reply to {operation} is not JSON: {exc}") from exc
+
+
+def begun(gateway: Gateway, fields: Fields) -> ToolEvents:
+    """What `open_stream` begins: a call, or with `steps` a chain. Raises InvalidInput."""
+    if "steps" in fields:
+        steps, timeout_seconds = _chain(fields)
+        return gateway.stream_chain(steps, timeout_seconds=timeout_seconds)
+    call = _call(fields)
+    return gateway.stream_tool(call.tool_id, call.arguments, timeout_seconds=call.timeout_seconds)
 
 
 def encode_error(error: ToolError) -> bytes:
@@ -111,11 +119,9 @@ async def _run_tool(ask: _Ask) -> JsonValue:
 
 
 async def _run_chain(ask: _Ask) -> JsonValue:
-    steps = [_step(item) for item in _items(ask.fields, "steps")]
-    timeout_seconds = _seconds(ask.fields)
-    _check_empty(ask.fields)
+    steps, timeout_seconds = _chain(ask.fields)
     result = await ask.gateway.run_chain(steps, timeout_seconds=timeout_seconds)
-    return {"value": result.value, "steps": [_outcome(step) | {"skipped": step.skipped} for step in result.steps]}
+    return {"value": result.value, "steps": [step_json(step) for step in result.steps]}
 
 
 async def _run_parallel(ask: _Ask) -> JsonValue:
@@ -123,7 +129,7 @@ async def _run_parallel(ask: _Ask) -> JsonValue:
     timeout_seconds, most = _seconds(ask.fields), _maybe(ask.fields, "max_concurrent", int)
     _check_empty(ask.fields)
     outcomes = await ask.gateway.run_parallel(calls, max_concurrent=most, timeout_seconds=timeout_seconds)
-    return [_outcome(outcome) for outcome in outcomes]
+    return [outcome_json(outcome) for outcome in outcomes]
 
 
 async def _search_tools(ask: _Ask) -> JsonValue:
@@ -161,12 +167,7 @@ async def _list_tool_examples(ask: _Ask) -> JsonValue:
 
 
 async def _open_stream(ask: _Ask) -> JsonValue:
-    call = _call(ask.fields)
-
-    def begin() -> ToolEvents:
-        return ask.gateway.stream_tool(call.tool_id, call.arguments, timeout_seconds=call.timeout_seconds)
-
-    return _streams(ask).open(begin)
+    return _streams(ask).open(lambda: begun(ask.gateway, ask.fields))
 
 
 async def _read_stream(ask: _Ask) -> JsonValue:
@@ -220,6 +221,12 @@ def _items(fields: Fields, name: str) -> list[JsonValue]:
     items: list[JsonValue] = _field(fields, name, list)
     check_batch(len(items))
     return items
+
+
+def _chain(fields: Fields) -> tuple[list[ChainStep], float | None]:
+    steps, timeout_seconds = [_step(item) for item in _items(fields, "steps")], _seconds(fields)
+    _check_empty(fields)
+    return steps, timeout_seconds
 
 
 def _step(item: JsonValue) -> ChainStep:
@@ -289,13 +296,3 @@ def _field(fields: Fields, name: str, kind: type, default: Any = None) -> Any:
 def _check_empty(fields: Fields) -> None:
     if fields:
         raise InvalidInput(f"unknown field {next(iter(fields))[:100]!r}; leave it out")
-
-
-def _outcome(outcome: CallOutcome) -> Fields:
-    return {
-        "tool_id": outcome.tool_id,
-        "ok": outcome.ok,
-        "value": outcome.value,
-        "error": outcome.error,
-        "duration_seconds": outcome.duration_seconds,
-    }

@@ -155,7 +155,7 @@ class Past:
 
     @property
     def has_streams(self) -> bool:
-        return any(call.started.via == "stream_tool" for call in self.calls)
+        return any(call.started.via in {"stream_tool", "stream_chain"} for call in self.calls)
 
     @property
     def unused(self) -> tuple[PastCall, ...]:

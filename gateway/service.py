@@ -15,7 +15,7 @@ from gateway.attachment import Attachment, Binding, Line
 from gateway.base import ToolEvent
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
 from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello, Reply
-from gateway.operations import encode_error, perform
+from gateway.operations import begun, encode_error, perform
 from gateway.payload import decode, encode
 from gateway.site import checked_site
 from gateway.status import TOKEN_KEY, metadata_of, status_of
@@ -109,12 +109,18 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         return pb.RunToolResponse(value=await self._unary(context, "run_tool", lambda: _call(request)))
 
     async def StreamTool(self, request: pb.RunToolRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - as Attach
-        # Written, not yielded: gRPC drops a generator whose caller is gone without closing it.
+        await self._stream(context, lambda: _call(request))
+
+    async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # noqa: N802
+        return pb.RunChainResponse(result=await self._unary(context, "run_chain", lambda: _chain(request)))
+
+    async def StreamChain(self, request: pb.RunChainRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - as Attach
+        await self._stream(context, lambda: _chain(request))
+
+    async def _stream(self, context: Context, arguments: Callable[[], dict[str, Any]]) -> None:
+        """Written, not yielded: gRPC drops a generator whose caller is gone without closing it."""
         try:
-            call = _call(request)
-            timeout_seconds = call.get("timeout_seconds")
-            gateway = self._binding(context).gateway
-            events = gateway.stream_tool(call["tool_id"], call["arguments"], timeout_seconds=timeout_seconds)
+            events = begun(self._binding(context).gateway, arguments())
         except (SandboxError, ValueError) as error:
             await _abort(context, error)
         try:
@@ -122,12 +128,6 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
                 await context.write(_event(event))
         finally:
             await events.aclose()
-
-    async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # noqa: N802
-        def arguments() -> dict[str, Any]:
-            return {"steps": [_chain_step(step) for step in request.steps], **_given(request, "timeout_seconds")}
-
-        return pb.RunChainResponse(result=await self._unary(context, "run_chain", arguments))
 
     async def RunParallel(self, request: pb.RunParallelRequest, context: Context) -> pb.RunParallelResponse:  # noqa: N802
         def arguments() -> dict[str, Any]:
@@ -355,6 +355,10 @@ def _event(event: ToolEvent) -> pb.ToolEvent:
 def _call(call: pb.RunToolRequest | pb.ParallelCall | pb.ChainStep) -> dict[str, Any]:
     arguments = json.loads(call.arguments or b"{}")
     return {"tool_id": call.tool_id, "arguments": arguments, **_given(call, "timeout_seconds")}
+
+
+def _chain(request: pb.RunChainRequest) -> dict[str, Any]:
+    return {"steps": [_chain_step(step) for step in request.steps], **_given(request, "timeout_seconds")}
 
 
 def _chain_step(step: pb.ChainStep) -> dict[str, Any]:

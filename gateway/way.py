@@ -1,26 +1,38 @@
 """How a call comes to the gateway and its result goes back; small things that every call needs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.base import JsonValue
 from gateway.chain import Took
+from gateway.context import Progress
 from gateway.payload import Encoded, NotJsonError, normalise
 from gateway.secrets import Secrets
 from gateway.site import current
 from gateway.streaming import Feed
 from gateway.tools.registry import RegisteredTool
 
+STREAM_TOOL, STREAM_CHAIN = "stream_tool", "stream_chain"
+"""Operations whose calls are read as they go on."""
+
 
 class Way(NamedTuple):
-    """How a call comes, and how its result goes back."""
+    """How a call comes, and how its result goes back. `feed` is read by whoever made the call, and gets its chunks when
+    it is a stream of its own; `report` takes its progress.
+    """
 
     via: str
     site: str
     took: Took
     timeout_seconds: float | None = None
     feed: Feed | None = None
+    report: Callable[[Progress], None] | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the feed is this call's alone, and not a chain's."""
+        return self.via == STREAM_TOOL
 
 
 def site_of(position: int | None = None) -> str:

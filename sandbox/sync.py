@@ -168,6 +168,7 @@ class Exec:
     run_tool = _awaited(AsyncExec.run_tool)
     stream_tool = _iterated(AsyncExec.stream_tool)
     run_chain = _awaited(AsyncExec.run_chain)
+    stream_chain = _iterated(AsyncExec.stream_chain)
     run_parallel = _awaited(AsyncExec.run_parallel)
     select_tool = _awaited(AsyncExec.select_tool)
     record_feedback = _awaited(AsyncExec.record_feedback)

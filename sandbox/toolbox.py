@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
@@ -189,17 +189,27 @@ class Toolbox:
         `timeout_seconds` bounds each wait for the tool. Leaving the loop early ends the call.
         """
         events = self._gateway(caller).stream_tool(tool_id, arguments or {}, timeout_seconds=timeout_seconds)
-        try:
+        async with aclosing(events):
             async for event in events:
                 yield event
-        finally:
-            await events.aclose()
 
     async def run_chain(
         self, steps: Sequence[ChainStep], *, caller: Caller = ANYBODY, timeout_seconds: float | None = None
     ) -> ChainResult:
         """Call tools one after another; a step may take arguments from earlier results."""
         return await self._gateway(caller).run_chain(steps, timeout_seconds=timeout_seconds)
+
+    async def stream_chain(
+        self, steps: Sequence[ChainStep], *, caller: Caller = ANYBODY, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[ToolEvent, None]:
+        """The same, and yield what happens: a `chunk` for each step as it ends, `progress` in steps, then `done` with
+        the chain's value, or `error` when it could not begin. The next step begins when it is asked for: leaving the
+        loop early makes no more.
+        """
+        events = self._gateway(caller).stream_chain(steps, timeout_seconds=timeout_seconds)
+        async with aclosing(events):
+            async for event in events:
+                yield event
 
     async def run_parallel(
         self,

@@ -153,8 +153,8 @@ class ExecutionStarted(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStarted(Record):
-    """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain or run_parallel,
-    or call_tool for one that another tool made.
+    """A tool call was asked for. `via` is the operation it came by: run_tool, stream_tool, run_chain, stream_chain or
+    run_parallel, or call_tool for one that another tool made.
 
     `site` is where in the snippet it was made, as its guest tells: the path of its task and a counter; empty for none.
     `arguments` are as the guest gave them; `arguments_sha256` is the same for the same arguments in any order of keys.

@@ -26,6 +26,7 @@ RESERVED_NAMES = frozenset(
         "run_parallel",
         "run_tool",
         "search_tools",
+        "stream_chain",
         "stream_tool",
     }
 )

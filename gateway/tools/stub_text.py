@@ -92,6 +92,12 @@ def run_chain(
     """Call tools one after another. `mapping` fills arguments by JSON Pointer into {previous, steps}."""
 ''',
     '''
+def stream_chain(
+    steps: Iterable[_Step | tuple[str, Mapping[str, Any]]], *, timeout_seconds: float | None = None
+) -> Generator[_Event, None, None]:
+    """The same, step by step: each is a `chunk`, and the next one begins when it is asked for."""
+''',
+    '''
 def run_parallel(
     calls: Iterable[_Call | tuple[str, Mapping[str, Any]]],
     *,

@@ -54,6 +54,11 @@ class GatewayServiceStub:
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.RunChainRequest.SerializeToString,
                 response_deserializer=gateway_dot_v1_dot_gateway__pb2.RunChainResponse.FromString,
                 _registered_method=True)
+        self.StreamChain = channel.unary_stream(
+                '/toolexec.gateway.v1.GatewayService/StreamChain',
+                request_serializer=gateway_dot_v1_dot_gateway__pb2.RunChainRequest.SerializeToString,
+                response_deserializer=gateway_dot_v1_dot_gateway__pb2.ToolEvent.FromString,
+                _registered_method=True)
         self.RunParallel = channel.unary_unary(
                 '/toolexec.gateway.v1.GatewayService/RunParallel',
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.RunParallelRequest.SerializeToString,
@@ -117,6 +122,14 @@ class GatewayServiceServicer:
     def RunChain(self, request, context):
         """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
         not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamChain(self, request, context):
+        """The same, and hear of it as it happens: a chunk for each step that has ended, {tool_id, ok, skipped, value, error,
+        duration_seconds}, progress in steps, and at the end done, with the chain's value, or error. Ending the call ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +199,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.RunChain,
                     request_deserializer=gateway_dot_v1_dot_gateway__pb2.RunChainRequest.FromString,
                     response_serializer=gateway_dot_v1_dot_gateway__pb2.RunChainResponse.SerializeToString,
+            ),
+            'StreamChain': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChain,
+                    request_deserializer=gateway_dot_v1_dot_gateway__pb2.RunChainRequest.FromString,
+                    response_serializer=gateway_dot_v1_dot_gateway__pb2.ToolEvent.SerializeToString,
             ),
             'RunParallel': grpc.unary_unary_rpc_method_handler(
                     servicer.RunParallel,
@@ -326,6 +344,33 @@ class GatewayService:
             '/toolexec.gateway.v1.GatewayService/RunChain',
             gateway_dot_v1_dot_gateway__pb2.RunChainRequest.SerializeToString,
             gateway_dot_v1_dot_gateway__pb2.RunChainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/toolexec.gateway.v1.GatewayService/StreamChain',
+            gateway_dot_v1_dot_gateway__pb2.RunChainRequest.SerializeToString,
+            gateway_dot_v1_dot_gateway__pb2.ToolEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,10 @@ class GatewayServiceStub:
     """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
     not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
     """
+    StreamChain: _grpc.UnaryStreamMultiCallable[_gateway_pb2.RunChainRequest, _gateway_pb2.ToolEvent]
+    """The same, and hear of it as it happens: a chunk for each step that has ended, {tool_id, ok, skipped, value, error,
+    duration_seconds}, progress in steps, and at the end done, with the chain's value, or error. Ending the call ends it.
+    """
     RunParallel: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RunParallelRequest, _gateway_pb2.RunParallelResponse]
     """Call independent tools at the same time; answers come in the order of the calls, each with its own error."""
     SearchTools: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.SearchToolsRequest, _gateway_pb2.SearchToolsResponse]
@@ -94,6 +98,10 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     RunChain: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RunChainRequest, _gateway_pb2.RunChainResponse]  # type: ignore[assignment]
     """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
     not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
+    """
+    StreamChain: _aio.UnaryStreamMultiCallable[_gateway_pb2.RunChainRequest, _gateway_pb2.ToolEvent]  # type: ignore[assignment]
+    """The same, and hear of it as it happens: a chunk for each step that has ended, {tool_id, ok, skipped, value, error,
+    duration_seconds}, progress in steps, and at the end done, with the chain's value, or error. Ending the call ends it.
     """
     RunParallel: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RunParallelRequest, _gateway_pb2.RunParallelResponse]  # type: ignore[assignment]
     """Call independent tools at the same time; answers come in the order of the calls, each with its own error."""
@@ -148,6 +156,16 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gateway_pb2.RunChainResponse, _abc.Awaitable[_gateway_pb2.RunChainResponse]]:
         """Call tools one after another; a step may take the previous step's result. A failing step is part of the answer,
         not a status. RESOURCE_EXHAUSTED: the whole chain does not fit the budget, so nothing was called.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamChain(
+        self,
+        request: _gateway_pb2.RunChainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gateway_pb2.ToolEvent], _abc.AsyncIterator[_gateway_pb2.ToolEvent]]:
+        """The same, and hear of it as it happens: a chunk for each step that has ended, {tool_id, ok, skipped, value, error,
+        duration_seconds}, progress in steps, and at the end done, with the chain's value, or error. Ending the call ends it.
         """
 
     @_abc_1.abstractmethod

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from runtimes.guest.arguments import encode_arguments
@@ -81,8 +82,7 @@ class _Operations:
         (pass the previous result as `previous`), mapping ({argument: JSON Pointer into {previous, steps}}),
         stop_on_error (default True) and timeout_seconds.
         """
-        listed = [_step(step, f"steps[{index}]") for index, step in enumerate(steps)]
-        return self._send("run_chain", {"steps": listed, **_given(timeout_seconds=timeout_seconds)})
+        return self._send("run_chain", _chain(steps, timeout_seconds))
 
     def run_parallel(
         self, calls: Iterable[Any], *, max_concurrent: int | None = None, timeout_seconds: float | None = None
@@ -137,7 +137,20 @@ class AsyncTools(_Operations):
         self, tool_id: str, arguments: Mapping[str, Any] | None = None, *, timeout_seconds: float | None = None
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Call one tool and yield its events; see `tools.stream_tool`."""
-        stream = {"stream": await self._send("open_stream", _tool_call(tool_id, arguments, timeout_seconds))}
+        async with aclosing(self._stream(_tool_call(tool_id, arguments, timeout_seconds))) as events:
+            async for event in events:
+                yield event
+
+    async def stream_chain(
+        self, steps: Iterable[Any], *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Call tools one after another and yield what happens; see `tools.stream_chain`."""
+        async with aclosing(self._stream(_chain(steps, timeout_seconds))) as events:
+            async for event in events:
+                yield event
+
+    async def _stream(self, call: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        stream = {"stream": await self._send("open_stream", call)}
         try:
             while stream:
                 for event in await self._send("read_stream", stream):
@@ -177,7 +190,18 @@ class Tools(_Operations):
         `done` has the result, unless that came in chunks; `error` has code, message, retryable and details. One of
         these two is the last event. Leaving the loop early ends the call.
         """
-        stream = {"stream": self._send("open_stream", _tool_call(tool_id, arguments, timeout_seconds))}
+        yield from self._stream(_tool_call(tool_id, arguments, timeout_seconds))
+
+    def stream_chain(
+        self, steps: Iterable[Any], *, timeout_seconds: float | None = None
+    ) -> Generator[dict[str, Any], None, None]:
+        """Call tools one after another and yield what happens: a chunk for each step as `run_chain` lists it, progress
+        in steps, and `done` with the chain's value. The next step begins when it is asked for.
+        """
+        yield from self._stream(_chain(steps, timeout_seconds))
+
+    def _stream(self, call: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        stream = {"stream": self._send("open_stream", call)}
         try:
             while stream:
                 for event in self._send("read_stream", stream):
@@ -255,6 +279,11 @@ def _tool_call(tool_id: object, arguments: object, timeout_seconds: object = Non
 def _given(**options: object) -> dict[str, Any]:
     """Those that were given: the gateway knows what the others mean."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _chain(steps: Iterable[Any], timeout_seconds: float | None) -> dict[str, Any]:
+    listed = [_step(step, f"steps[{index}]") for index, step in enumerate(steps)]
+    return {"steps": listed, **_given(timeout_seconds=timeout_seconds)}
 
 
 def _call(call: Any, path: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One suite for all gateways: in process and over gRPC the same calls give the same results, errors and records."""
 
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from gateway.base import ChainStep, Gateway, ParallelCall
+from gateway.base import CallOutcome, ChainStep, Gateway, ParallelCall
 from gateway.client import GatewayClient
 from gateway.context import Caller
 from gateway.direct import DirectGateway
@@ -364,6 +365,51 @@ async def test_a_stream_that_is_closed_ends_the_tool(opened: Open, tools: Tools)
     await events.aclose()
     await eventually(lambda: tools.working == 0)
     await eventually(lambda: one.statuses == [CallStatus.CANCELLED])
+
+
+async def test_a_streamed_chain_tells_its_steps_as_a_chain_lists_them(opened: Open) -> None:
+    one = await opened()
+    steps = [
+        ChainStep("echo", {"value": 4}),
+        ChainStep("count", {}, mapping={"to": "/previous"}),
+        ChainStep("bad:fail", {}),
+        ChainStep("echo", {}),
+    ]
+    events = one.gateway.stream_chain(steps)
+    found = [event async for event in events]
+    await events.aclose()
+    listed = await one.gateway.run_chain(steps)
+    told = [event.data for event in found if event.kind == "chunk"]
+    assert [CallOutcome(**step | {"duration_seconds": 0}) for step in told] == [
+        dataclasses.replace(step, duration_seconds=0) for step in listed.steps
+    ]
+    assert (found[-1].kind, found[-1].data) == ("done", listed.value)
+    progress = [event.data["progress"] for event in found if event.kind == "progress"]
+    assert progress == sorted(progress)
+    assert {1, 1.5, 2, 3, 4} <= {*progress}
+    assert [call.via for call in one.direct.calls] == ["stream_chain"] * 3 + ["run_chain"] * 3
+
+
+async def test_a_streamed_chain_that_does_not_fit_is_not_begun(opened: Open) -> None:
+    one = await opened(chain_steps=1)
+    events = one.gateway.stream_chain([ChainStep("math:add", ADD)] * 2)
+    found = [event async for event in events]
+    await events.aclose()
+    assert [event.kind for event in found] == ["error"]
+    assert found[0].error is not None
+    assert (found[0].error["code"], found[0].error["details"]["limit"]) == ("budget_exceeded", "chain_steps")
+    assert [(call.via, call.status) for call in one.direct.calls] == [("stream_chain", CallStatus.REFUSED)]
+
+
+async def test_a_streamed_chain_that_is_closed_ends_the_tool(opened: Open, tools: Tools) -> None:
+    one = await opened()
+    events = one.gateway.stream_chain([ChainStep("bad:hang", {}), ChainStep("math:add", ADD)])
+    with anyio.fail_after(5):
+        await tools.started.wait()
+    await events.aclose()
+    await eventually(lambda: tools.working == 0)
+    await eventually(lambda: one.statuses == [CallStatus.CANCELLED])
+    assert one.direct.grant.used_calls == 1
 
 
 async def test_tools_are_listed_by_page_and_filter(opened: Open) -> None:

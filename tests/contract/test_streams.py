@@ -17,6 +17,11 @@ READ = {
     "async": "events = [event async for event in tools.aio.stream_tool({call})]\nevents",
 }
 
+CHAIN = {
+    "sync": "events = list(tools.stream_chain({steps}))\nevents",
+    "async": "events = [event async for event in tools.aio.stream_chain({steps})]\nevents",
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def streaming_tools(execs: tuple[Exec, Exec]) -> None:
@@ -157,6 +162,58 @@ def test_steps_take_arguments_from_any_earlier_result(run: Run) -> None:
         "])['value']"
     )
     assert result.value == 13
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_streamed_chain_tells_each_step_and_how_far_it_is(run: Run, how: str) -> None:
+    steps = "[('demo:add', {'a': 1}), {'tool_id': 'demo:add', 'mapping': {'a': '/previous'}, 'arguments': {'b': 5}}]"
+    result = run(CHAIN[how].format(steps=steps))
+    done = [event["data"] for event in result.value if event["kind"] == "chunk"]
+    assert [(step["tool_id"], step["ok"], step["value"]) for step in done] == [
+        ("demo:add", True, 11),
+        ("demo:add", True, 16),
+    ]
+    told = [event["data"] for event in result.value if event["kind"] == "progress"]
+    assert told == [{"message": "demo:add completed", "progress": n, "total": 2} for n in (1, 2)]
+    assert result.value[-1] == {"kind": "done", "data": 16, "error": None}
+    assert [(call.tool_id, call.via) for call in result.tool_calls] == [("demo:add", "stream_chain")] * 2
+
+
+def test_what_a_step_reports_is_progress_of_its_chain(run: Run) -> None:
+    result = run(CHAIN["sync"].format(steps="[('demo_plain', {}), ('stream:count', {'to': 4})]"))
+    told = [event["data"] for event in result.value if event["kind"] == "progress"]
+    assert {"message": "at 2", "progress": 1.5, "total": 2} in told
+    assert [event["data"]["value"] for event in result.value if event["kind"] == "chunk"][1] == [0, 1, 2, 3]
+
+
+def test_a_streamed_chain_skips_what_comes_after_a_failure(run: Run) -> None:
+    steps = "[('demo:fail', {}), ('demo:add', {'a': 1}), ('demo:add', {'a': 2})]"
+    result = run(CHAIN["sync"].format(steps=steps))
+    done = [event["data"] for event in result.value if event["kind"] == "chunk"]
+    assert [(step["ok"], step["skipped"]) for step in done] == [(False, False), (False, True), (False, True)]
+    assert done[0]["error"]["code"] == "tool_failed"
+    assert result.value[-1] == {"kind": "done", "data": None, "error": None}
+    assert statuses(result.tool_calls) == ["failed"]
+
+
+def test_leaving_a_streamed_chain_makes_no_further_call(run: Run) -> None:
+    result = run(
+        "for event in tools.stream_chain([('demo:add', {'a': n}) for n in range(5)]):\n"
+        "    if event['kind'] == 'chunk' and event['data']['value'] == 12: break\n"
+        "tools.demo_plain()"
+    )
+    assert result.outcome is Outcome.COMPLETED
+    assert [call.tool_id for call in result.tool_calls] == ["demo:add"] * 3 + ["demo_plain"]
+
+
+def test_a_chain_that_cannot_begin_has_its_error_only(run: Run) -> None:
+    result = run(
+        "[list(tools.stream_chain([('demo:add', {'a': 1})] * 3)), list(tools.stream_chain([]))]",
+        limits={"tool_calls": 2},
+    )
+    (refused,), (empty,) = result.value
+    assert (refused["kind"], refused["error"]["code"]) == ("error", "budget_exceeded")
+    assert empty == {"kind": "done", "data": None, "error": None}
 
 
 def test_every_shape_of_call_has_a_bound_of_its_own(run: Run) -> None:

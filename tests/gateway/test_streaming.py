@@ -1,15 +1,20 @@
 """Streams as one guest reads them, when what it asks for comes together."""
 
 import asyncio
+import functools
+import math
+import threading
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from gateway.base import JsonValue
+from gateway.base import CallOutcome, JsonValue, ToolEvent
+from gateway.context import Progress
 from gateway.errors import InvalidInput
 from gateway.payload import normalise
 from gateway.reads import PastRead, told_by
-from gateway.streaming import Feed, Streams, ToolStream
+from gateway.streaming import ChainFeed, Feed, Streams, ToolStream
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +70,7 @@ async def test_a_call_that_ends_sooner_than_it_did_ends_its_read() -> None:
     dropped: list[bool] = []
 
     async def call(feed: Feed) -> JsonValue:
-        feed.on_drop = lambda: dropped.append(True)
+        feed.on_drop.append(lambda: dropped.append(True))
         await feed.follow([PastRead("a call", [9], 0)], ignore)
         await feed.chunk(normalise(1))
         return None
@@ -75,3 +80,66 @@ async def test_a_call_that_ends_sooner_than_it_did_ends_its_read() -> None:
     assert dropped == []
     await stream.aclose()
     assert dropped == [True]
+
+
+async def test_a_step_begins_when_its_reader_has_taken_those_before_and_asks_for_more() -> None:
+    begun: list[int] = []
+
+    async def run(feed: Feed) -> JsonValue:
+        chain = ChainFeed(feed, 3)
+        for number in range(3):
+            await chain.wanted()
+            begun.append(number)
+            chain.report(Progress("half", 1, 2))
+            await chain.ended(CallOutcome("t", ok=True, value=number))
+        return 7
+
+    stream = ToolStream(run)
+    events: list[ToolEvent] = []
+    after_chunk: list[int] = []
+    while not events or events[-1].kind != "done":
+        events += await stream.batch()
+        await anyio.sleep(0.01)
+        if events[-1].kind == "chunk":
+            after_chunk.append(len(begun))
+    await stream.aclose()
+    assert after_chunk[:2] == [1, 2]
+    steps = [["progress", "progress", "chunk"]] * 3
+    assert [event.kind for event in events] == [kind for kinds in steps for kind in kinds] + ["done"]
+    assert [event.data["progress"] for event in events if event.kind == "progress"] == [0.5, 1, 1.5, 2, 2.5, 3]
+    assert events[-1].data == 7
+
+
+async def test_what_a_step_reports_after_its_end_is_not_told() -> None:
+    async def run(feed: Feed) -> JsonValue:
+        chain = ChainFeed(feed, 2)
+        await anyio.to_thread.run_sync(chain.report, Progress("in time", 1, 4))
+        late = functools.partial(chain.report, Progress("late", 1, 4))
+        thread = threading.Thread(target=late)
+        thread.start()
+        thread.join()  # the loop has not heard of it yet
+        await chain.ended(CallOutcome("t", ok=True))
+        return None
+
+    stream = ToolStream(run)
+    events: list[ToolEvent] = []
+    while not events or events[-1].kind != "done":
+        events += await stream.batch()
+    await stream.aclose()
+    assert [event.data["message"] for event in events if event.kind == "progress"] == ["in time", "t completed"]
+
+
+async def test_shares_of_a_step_stay_within_it() -> None:
+    told: list[JsonValue] = []
+
+    async def run(feed: Feed) -> JsonValue:
+        chain = ChainFeed(feed, 2)
+        for progress, total in ((3, 2), (-1, 2), (1, 0), (None, 2), (1, None), (math.nan, 2)):
+            chain.report(Progress("", progress, total))
+        return None
+
+    stream = ToolStream(run)
+    while events := await stream.batch():
+        told += [event.data["progress"] for event in events if event.kind == "progress"]
+    await stream.aclose()
+    assert told == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]

@@ -273,6 +273,34 @@ async def test_a_call_reports_how_far_it_is(ours: AsyncExec, era: str) -> None:
     assert 0.5 < heard[1][0] < heard[2][0]  # MCP wants the number to rise
 
 
+async def test_a_chain_reports_its_steps(ours: AsyncExec, era: str) -> None:
+    heard: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
+
+    steps = [{"tool_id": "math:add", "arguments": {"a": 1}}, {"tool_id": "spell", "arguments": {"text": "a"}}]
+    asked = {"steps": steps}
+    async with client_of(McpServer(ours), era) as client:
+        plain = await client.call_tool("run_chain", asked)
+        watched = await client.call_tool("run_chain", asked, progress_callback=hear)
+        failing = await client.call_tool("run_chain", {"steps": steps * 501}, progress_callback=hear)
+    assert watched.structured_content["value"] == plain.structured_content["value"] == ["a"]
+    answers = [answer.structured_content["steps"] for answer in (watched, plain)]
+    assert [[step | {"duration_seconds": 0} for step in answer] for answer in answers] == [
+        [
+            {"tool_id": "math:add", "ok": True, "value": 3, "error": None, "skipped": False, "duration_seconds": 0},
+            {"tool_id": "spell", "ok": True, "value": ["a"], "error": None, "skipped": False, "duration_seconds": 0},
+        ]
+    ] * 2
+    numbers = [number for number, *_ in heard]
+    assert numbers == sorted({*numbers})
+    told = [(number, total, message) for number, total, message in heard if total is not None]
+    assert told[0] == (1, 2, "math:add completed")
+    assert told[-1] == (2, 2, "spell completed")
+    assert code_of(failing) == "budget_exceeded"
+
+
 async def test_clients_hear_that_the_list_changes(ours: AsyncExec, era: str) -> None:
     heard = anyio.Event()
 

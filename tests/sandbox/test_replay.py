@@ -158,6 +158,8 @@ LINES = st.sampled_from(
         "out += await asyncio.gather(read(3), read(6), tools.aio.demo.slow(ms=random.random() * 5))\nout += seen",
         "out += await asyncio.gather(read(10**6, until=2), read(4))\nout += seen",
         "out += [event['data'] for event in tools.stream_tool('demo:parts', {'count': 4})]",
+        "out += list(tools.stream_chain([('demo:parts', {'count': 2}), ('demo:echo', {'value': 1})]))",
+        "for e in tools.stream_chain([('demo:slow', {'ms': 2})] * 3):\n    if random.random() < 0.3: break\nprint(e)",
     ]
 )
 HEAD = (
@@ -319,6 +321,20 @@ STREAMS = {
     "            return await tools.aio.demo.echo(value=event['data'])\n"
     "await asyncio.gather(drop(10**6), drop(3), read(9))",
     "one that fails": READ + "await asyncio.gather(read(3, fail=True), read(4))",
+    "chain": "steps = [('demo:echo', {'value': 1}), ('demo:parts', {'count': 3}), ('demo:fail', {}), "
+    "('demo:echo', {'value': 2})]\n"
+    "[[event['kind'], event['data']] for event in tools.stream_chain(steps)]",
+    "chain that is left": "for event in tools.stream_chain([('demo:echo', {'value': n}) for n in range(9)]):\n"
+    "    if event['kind'] == 'chunk' and event['data']['value'] == 3: break\n"
+    "tools.demo.echo(value=event['data']['value'])",
+    "chain that is refused": "[event['error']['code'] for event in "
+    "tools.stream_chain([('demo:echo', {'value': n}) for n in range(101)])]",
+    "chains": READ + "async def chain(n):\n"
+    "    steps = [('demo:slow', {'ms': n}), ('demo:none', {}), ('demo:echo', {'value': n})]\n"
+    "    steps = [{'tool_id': a, 'arguments': b, 'stop_on_error': False} for a, b in steps]\n"
+    "    async for event in tools.aio.stream_chain(steps):\n"
+    "        seen.append(await tools.aio.demo.echo(value=[n, event['data']]))\n"
+    "await asyncio.gather(chain(3), read(5), chain(1))\nseen",
     "sync": "one, two = (tools.stream_tool('demo:parts', {'count': n}) for n in (5, 6))\n"
     "[tools.demo.echo(value=[a['data'], b['data']]) for a, b in zip(one, two)]",
 }

@@ -328,6 +328,26 @@ await asyncio.gather(read("parts", 10), read("parts", 20), read("slowly", 30))
 """
 
 
+CHAIN = """
+seen = []
+for event in tools.stream_chain([("step", {"n": 1}), ("pay", {"n": 2}), ("step", {"n": 3}), ("step", {"n": 4})]):
+    if event["kind"] == "chunk":
+        seen.append(tools.look(n=event["data"]["value"]))
+    if seen[-1:] == [3]: break
+seen
+"""
+
+
+@pytest.mark.parametrize("backend", ["wasm", "unsafe"])
+@pytest.mark.parametrize("crash_in", ["pay2", "look1", "look3"])
+async def test_a_streamed_chain_goes_on_with_the_step_that_is_next(world: World, backend: str, crash_in: str) -> None:
+    result = await world.take_up(CHAIN, crash_in, backend)
+    assert (result.outcome, result.value) == (Outcome.COMPLETED, [1, 2, 3])
+    assert ("step", 4) not in world.done
+    assert world.done.count(("step", 3)) == (crash_in != "look3")
+    assert (await world.second.replay(result.execution_id)).same
+
+
 @pytest.mark.parametrize("backend", ["wasm", "unsafe"])
 @pytest.mark.parametrize("crash_in", ["pay11", "pay21", "pay32", "slowly3"])
 async def test_streams_that_were_read_side_by_side_are_read_on(world: World, backend: str, crash_in: str) -> None:

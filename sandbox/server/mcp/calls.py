@@ -124,21 +124,31 @@ class Calls:
     async def _ask(self, metatool: Metatool, arguments: Arguments, reports: Reports) -> CallToolResult:
         if metatool.name == "run_tool":
             reply = await self._run(arguments, reports)
+        elif metatool.name == "run_chain" and reports.wanted:
+            reply = await self._run_chain(arguments, reports)
         else:
             reply = _decoded(await perform(self._gateway(), metatool.name, _encoded(arguments)))
         return structured(metatool.wrapped(reply), reply)
 
     async def _run(self, arguments: Arguments, reports: Reports) -> JsonValue:
-        gateway, data = self._gateway(), _encoded(arguments)
         if not reports.wanted:
-            return _decoded(await perform(gateway, "run_tool", data))
+            return _decoded(await perform(self._gateway(), "run_tool", _encoded(arguments)))
+        parts, value = await self._followed(arguments, reports)
+        return parts if parts or self._streams(arguments) else value
+
+    async def _run_chain(self, arguments: Arguments, reports: Reports) -> JsonValue:
+        steps, value = await self._followed(arguments, reports)
+        return {"value": value, "steps": steps}
+
+    async def _followed(self, arguments: Arguments, reports: Reports) -> tuple[list[JsonValue], JsonValue]:
+        """The chunks of a stream, reported as they come, and its result."""
         async with aclosing(Streams()) as streams:
-            number = _decoded(await perform(gateway, "open_stream", data, streams))
+            number = _decoded(await perform(self._gateway(), "open_stream", _encoded(arguments), streams))
             parts = _Parts()
             while True:
                 for event in await streams.read(number):
                     if event.kind == "done":
-                        return parts.taken if parts.taken or self._streams(arguments) else event.data
+                        return parts.taken, event.data
                     await parts.take(event, reports)
 
     def _streams(self, arguments: Arguments) -> bool:
