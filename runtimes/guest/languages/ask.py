@@ -12,6 +12,9 @@ FAILED, MISUSED = 1, 2
 NOBODY_READS = 141
 """What a shell says of a program that was writing when its reader went away."""
 
+LOOK_MILLISECONDS = 200
+"""How often to look: gVisor knows that a pipe's reader is gone, and does not wake who waits for that."""
+
 
 def main(name: str, *arguments: str) -> int:
     """Exit code of the command `name`."""
@@ -54,7 +57,9 @@ def _wait(connection: socket) -> None:
     either = poll()
     either.register(connection, POLLIN)
     either.register(1, 0)
-    if any(descriptor == 1 and event & POLLERR for descriptor, event in either.poll()):
+    while not (seen := either.poll(LOOK_MILLISECONDS)):
+        pass
+    if any(descriptor == 1 and event & POLLERR for descriptor, event in seen):
         os._exit(NOBODY_READS)
 
 
