@@ -233,7 +233,7 @@ def _snippets(stream: Stream, config: dict[str, Any]) -> Snippets:
         case "bash":
             from runtimes.guest.languages.bash import Bash  # noqa: PLC0415
 
-            return Bash(Tools(StreamTransport(stream, Pending())), Path(config["work"]))
+            return Bash(StreamTransport(stream, Pending()), Path(config["work"]))
         case "javascript":
             from runtimes.guest.languages.javascript import JavaScript  # noqa: PLC0415
 

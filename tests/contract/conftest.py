@@ -12,6 +12,7 @@ from sandbox import Exec, ExecutionResult, ToolError, ToolExample
 from tests.conftest import require
 from tests.contract.housed import HousedDocker, HousedGvisor, HousedUnsafe
 from tests.contract.known_gaps import KNOWN_GAPS, NO_LANGUAGE
+from tests.contract.streaming import register_streaming_tools
 
 Run: TypeAlias = Callable[..., ExecutionResult]
 HOUSED: Mapping[str, type[Backend]] = {"docker": HousedDocker, "gvisor": HousedGvisor, "unsafe": HousedUnsafe}
@@ -80,6 +81,13 @@ def demo_tools(execs: tuple[Exec, Exec]) -> None:
     """Tools in the namespace `demo`, and `demo_plain`, which has none."""
     for exec in execs:
         register_demo_tools(exec)
+
+
+@pytest.fixture(scope="session")
+def streaming_tools(execs: tuple[Exec, Exec]) -> None:
+    """Tools in the namespace `stream`."""
+    for exec in execs:
+        register_streaming_tools(exec)
 
 
 def register_demo_tools(host: Exec) -> None:

@@ -1,13 +1,14 @@
 """Bash snippets: their value, output, errors and limits, and the tools by the command `tool`."""
 
+import json
 from typing import Any
 
 import pytest
 
-from sandbox import Artifact, Outcome
+from sandbox import Artifact, Exec, Outcome
 from tests.contract.conftest import Run
 
-pytestmark = pytest.mark.one_container
+pytestmark = [pytest.mark.one_container, pytest.mark.usefixtures("streaming_tools")]
 
 
 @pytest.mark.parametrize(
@@ -162,12 +163,40 @@ def test_a_call_that_fails_exits_with_1_and_says_why(bash: Run, command: str, co
 
 @pytest.mark.parametrize(
     "command",
-    ["tool", "tool --nothing", "tool demo:add 5", "tool demo:add a:=x", "tool demo:add a=1 a=2", "tool demo:echo '{x'"],
+    [
+        "tool",
+        "tool --nothing",
+        "tool demo:add 5",
+        "tool demo:add a:=x",
+        "tool demo:add a=1 a=2",
+        "tool demo:echo '{x'",
+        "tool --stream",
+        "tool --timeout",
+        "tool --timeout soon demo_plain",
+        "tool --timeout true demo_plain",
+        "tool --timeout 1 --timeout 2 demo_plain",
+        "tool --stream=1 demo_plain",
+        "tool --stream -r demo_plain",
+        "tool demo_plain --namespace demo",
+        "tool --max-concurrent 1 demo_plain",
+        "tool --chain '[]' --max-concurrent 1",
+        "tool --chain '[]' --parallel '[]'",
+        "tool --chain '[]' demo_plain",
+        "tool --chain '[5]'",
+        "tool --chain '{}'",
+        'tool --chain \'[{"tool_id": "demo_plain", "timeout": 1}]\'',
+        'tool --parallel \'[{"tool_id": "demo_plain", "mapping": {}}]\'',
+        "tool --parallel '[]' --max-concurrent 1.5",
+        "tool --list --limit 3",
+        "tool --list -r",
+        "tool --search x --namespace",
+        "tool --describe demo:add --tag talk",
+    ],
 )
 def test_a_command_line_without_sense_exits_with_2_and_shows_the_usage(bash: Run, command: str) -> None:
     result = bash(f"{command}; echo $?")
     assert (result.stdout, result.tool_calls) == ("2\n", ())
-    assert "usage: tool [-r] NAMESPACE:NAME" in result.stderr
+    assert "usage: tool [-r | --stream] [--timeout SECONDS] NAMESPACE:NAME" in result.stderr
 
 
 def test_tools_that_were_not_granted_are_refused(bash: Run) -> None:
@@ -183,6 +212,193 @@ def test_tools_are_found_from_inside(bash: Run) -> None:
     assert "whole numbers" in described
     assert "Two numbers" in examples
     assert '"demo"' in namespaces
+
+
+def lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_events_are_printed_as_json_lines_with_done_at_the_end(bash: Run) -> None:
+    result = bash("tool --stream stream:count to:=3")
+    events = lines(result.stdout)
+    assert (result.outcome, result.stderr) == (Outcome.COMPLETED, "")
+    assert [event["data"] for event in events if event["kind"] == "chunk"] == [0, 1, 2]
+    assert {"message": "at 0", "progress": 0, "total": 3} in [event["data"] for event in events]
+    assert events[-1] == {"kind": "done", "data": None, "error": None}
+    assert [(call.tool_id, call.via, call.result) for call in result.tool_calls] == [
+        ("stream:count", "stream_tool", [0, 1, 2])
+    ]
+
+
+def test_events_are_printed_as_they_come(bash: Run) -> None:
+    result = bash('tool --stream stream:hesitate | { read -r event; echo "$event"; tool demo:add a:=1; kill $$; }')
+    assert (lines(result.stdout)[0]["data"], lines(result.stdout)[1]) == ("well", 11)
+
+
+@pytest.mark.parametrize(
+    ("command", "chunks", "code"),
+    [
+        ("tool --stream stream:count to:=9 fail_at:=2", [0, 1], "tool_failed"),
+        ("tool --stream stream:nothing", [], "tool_not_found"),
+        ("tool --stream stream:count to=many", [], "invalid_input"),
+        ("tool --stream --timeout 0.1 demo:wait", [], "timeout"),
+        ('echo \'{"to": "many"}\' | tool --stream stream:count -', [], "invalid_input"),
+    ],
+)
+def test_a_stream_that_fails_ends_with_an_error_and_exits_with_1(
+    bash: Run, command: str, chunks: list[int], code: str
+) -> None:
+    result = bash(f"{command}; echo $?")
+    *events, status = lines(result.stdout)
+    assert [event["data"] for event in events if event["kind"] == "chunk"] == chunks
+    assert (events[-1]["kind"], events[-1]["error"]["code"], status) == ("error", code, 1)
+    assert result.stderr.endswith(f"({code})\n")
+    assert len(result.tool_calls) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tool --stream stream:endless | head -c 1 >/dev/null",
+        "tool --stream stream:hesitate | head -1 >/dev/null",
+        "tool --stream demo:wait | true",
+        "timeout 0.5 tool --stream stream:hesitate >/dev/null",
+        "tool --stream stream:hesitate >/dev/null & sleep 0.5; kill %1; wait",
+    ],
+)
+def test_a_stream_is_closed_when_its_reader_goes_away(bash: Run, command: str) -> None:
+    result = bash(f"{command}; tool demo:add a:=1")
+    assert (result.outcome, result.stdout) == (Outcome.COMPLETED, "11\n"), result.summary()
+    assert "rror" not in result.stderr
+    assert [call.status for call in result.tool_calls] == ["cancelled", "completed"]
+
+
+def test_any_tool_can_be_streamed_and_a_stream_can_be_called(bash: Run) -> None:
+    result = bash("tool demo:add a:=1 --stream; tool stream:spell text=abc")
+    assert lines(result.stdout) == [{"kind": "done", "data": 11, "error": None}, ["a", "b", "c"]]
+
+
+def test_a_stream_counts_as_one_call(bash: Run) -> None:
+    code = "for n in 1 2 3; do tool --stream stream:count to:=50 | tail -1; done"
+    result = bash(code, limits={"tool_calls": 2})
+    events = lines(result.stdout)
+    assert [event["kind"] for event in events] == ["done", "done", "error"]
+    assert events[2]["error"]["code"] == "budget_exceeded"
+
+
+STEPS = json.dumps(
+    [
+        {"tool_id": "demo:echo", "arguments": {"value": {"n": [5, 7]}}},
+        {"tool_id": "demo:add", "mapping": {"a": "/previous/n/0"}, "arguments": {"b": 1}, "timeout_seconds": 5},
+        {"tool_id": "demo:add", "mapping": {"a": "/previous", "b": "/steps/0/n/1"}},
+        {"tool_id": "demo:double", "use_previous": True},
+    ]
+)
+
+
+@pytest.mark.parametrize("command", [f"tool --chain '{STEPS}'", f"echo '{STEPS}' | tool --chain - --timeout 9"])
+def test_a_chain_prints_its_value_and_its_steps(bash: Run, command: str) -> None:
+    result = bash(command)
+    (printed,) = lines(result.stdout)
+    assert (result.outcome, printed["value"]) == (Outcome.COMPLETED, 26)
+    assert [step["value"] for step in printed["steps"]] == [{"n": [5, 7]}, 6, 13, 26]
+    assert {call.via for call in result.tool_calls} == {"run_chain"}
+
+
+FAIL, LENIENT, PLAIN = (
+    '{"tool_id": "demo:fail"}',
+    '{"tool_id": "demo:fail", "stop_on_error": false}',
+    '{"tool_id": "demo_plain"}',
+)
+SLOW = '{"tool_id": "demo:wait", "stop_on_error": false}'
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "error"),
+    [
+        (f"tool --chain '[{PLAIN}, {FAIL}, {PLAIN}]'", 1, "steps[1] demo:fail: ValueError: no luck (tool_failed)"),
+        (f"tool --chain '[{PLAIN}, {FAIL}]'", 1, "steps[1] demo:fail: ValueError: no luck (tool_failed)"),
+        (f"tool --chain '[{LENIENT}, {PLAIN}]'", 0, ""),
+        (f"tool --chain '[{PLAIN}, {LENIENT}]'", 0, ""),
+        (f"tool --chain '[{LENIENT}, {FAIL}, {PLAIN}]'", 1, "steps[1] demo:fail: ValueError: no luck (tool_failed)"),
+        (f"tool --chain '[{SLOW}, {PLAIN}]' --timeout=0.2", 1, "(timeout)"),
+        ("tool --chain '[]'", 0, ""),
+    ],
+)
+def test_a_chain_that_was_stopped_exits_with_1_and_says_where(bash: Run, command: str, status: int, error: str) -> None:
+    result = bash(f"{command}; echo $?")
+    printed, code = lines(result.stdout)
+    assert code == status, result.summary()
+    assert result.stderr.startswith("tool: steps[") if status else result.stderr == ""
+    assert result.stderr.endswith(f"{error}\n" if error else "")
+    assert set(printed) == {"value", "steps"}
+
+
+def test_a_batch_prints_its_outcomes_and_exits_with_1_when_one_failed(bash: Run) -> None:
+    result = bash(
+        f'tool --parallel \'[{PLAIN}, {FAIL}, {{"tool_id": "demo:wait", "timeout_seconds": 0.1}}]\'; echo $?\n'
+        f"echo '[{PLAIN}, {PLAIN}]' | tool --parallel - --timeout 5 --max-concurrent 1; echo $?"
+    )
+    mixed, failed, well, passed = lines(result.stdout)
+    assert [outcome["ok"] for outcome in mixed] == [True, False, False]
+    assert [outcome["value"] for outcome in well] == ["plain", "plain"]
+    assert (failed, passed) == (1, 0)
+    assert [line.partition(":")[2].split()[0] for line in result.stderr.splitlines()] == ["calls[1]", "calls[2]"]
+    assert {call.via for call in result.tool_calls} == {"run_parallel"}
+
+
+def test_so_many_calls_of_a_batch_are_under_way_at_once(bash: Run) -> None:
+    calls = json.dumps([{"tool_id": "demo:slow", "arguments": {"seconds": 0.4}}] * 3)
+    result = bash(
+        f"start=$(date +%s%N); tool --parallel '{calls}' --max-concurrent 1 >/dev/null; echo $(($(date +%s%N) - start))"
+    )
+    assert int(result.stdout) >= 1_200_000_000
+
+
+def test_a_call_has_a_bound_of_its_own(bash: Run) -> None:
+    result = bash("tool demo:wait --timeout 0.1; echo $?; tool --timeout=5 demo_plain -r")
+    assert result.stdout == "1\nplain\n"
+    assert result.stderr.endswith("(timeout)\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("tool --list --namespace stream", ["stream:count", "stream:endless", "stream:hesitate", "stream:spell"]),
+        ("tool --list --tag talk", ["stream:hesitate", "stream:spell"]),
+        ("tool --list --tag talk --tag nothing", []),
+        ("tool --list letter --tag talk", ["stream:spell"]),
+        ("tool --search count --namespace stream", ["stream:count"]),
+        ("tool --search --tag talk --limit 1", ["stream:hesitate"]),
+        ("tool --search --namespace=demo -- count", []),
+    ],
+)
+def test_tools_are_filtered_by_words_namespace_and_tags(bash: Run, command: str, found: list[str]) -> None:
+    assert [tool["id"] for tool in lines(bash(command).stdout)[0]] == found
+
+
+def test_a_list_has_all_tools_of_however_many_pages(bash: Run, execs: tuple[Exec, Exec]) -> None:
+    ids = [f"many:tool_{number:03}" for number in range(230)]
+    for exec in execs:
+        for tool_id in ids:
+            exec.tool(namespace="many", name=tool_id.partition(":")[2])(nothing)
+    try:
+        (listed,) = lines(bash("tool --list --namespace many").stdout)
+    finally:
+        for exec in execs:
+            for tool_id in ids:
+                exec.unregister(tool_id)
+    assert [tool["id"] for tool in listed] == ids
+
+
+def nothing() -> None:
+    """One of many."""
+
+
+def test_what_is_too_long_for_one_command_is_an_error(bash: Run) -> None:
+    result = bash("head -c 9000000 /dev/zero | tr '\\0' x | tool demo:echo -; echo $?")
+    assert (result.stdout, result.tool_calls) == ("1\n", ())
+    assert result.stderr == "a command line and its input are at most 8388608 bytes\n"
 
 
 def test_calls_at_the_same_time_do_not_mix(bash: Run) -> None:

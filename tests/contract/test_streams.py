@@ -1,16 +1,12 @@
 """Streamed calls from inside: events as they come, always with a last one, and nothing left when the guest stops."""
 
-from collections.abc import AsyncIterator, Iterator
-
-import anyio
-import anyio.lowlevel
 import pytest
 
-from sandbox import Exec, Outcome, ToolContext
+from sandbox import Outcome
 from sandbox.result import ToolCall
 from tests.contract.conftest import Run
 
-pytestmark = pytest.mark.one_container
+pytestmark = [pytest.mark.one_container, pytest.mark.usefixtures("streaming_tools")]
 
 READ = {
     "sync": "events = list(tools.stream_tool({call}))\nevents",
@@ -21,34 +17,6 @@ CHAIN = {
     "sync": "events = list(tools.stream_chain({steps}))\nevents",
     "async": "events = [event async for event in tools.aio.stream_chain({steps})]\nevents",
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def streaming_tools(execs: tuple[Exec, Exec]) -> None:
-    for exec in execs:
-        for function in (count, spell, endless):
-            exec.tool(namespace="stream")(function)
-
-
-async def count(to: int, context: ToolContext, fail_at: int = -1) -> AsyncIterator[int]:
-    """Count, and say so."""
-    for number in range(to):
-        context.report(f"at {number}", progress=number, total=to)
-        if number == fail_at:
-            raise ValueError(f"no {number}")
-        yield number
-
-
-def spell(text: str) -> Iterator[str]:
-    """Letter by letter, from a worker thread."""
-    yield from text
-
-
-async def endless() -> AsyncIterator[str]:
-    """Never stops by itself."""
-    while True:
-        yield "x" * 100_000
-        await anyio.lowlevel.checkpoint()
 
 
 def statuses(calls: tuple[ToolCall, ...]) -> list[str]:
@@ -243,5 +211,5 @@ def test_tools_are_listed_page_by_page(run: Run) -> None:
         "try:\n    tools.list_tools(cursor='forged')\nexcept tools.ToolError as error:\n    print(error.code)\n"
         "found"
     )
-    assert result.value == ["stream:count", "stream:endless", "stream:spell"]
+    assert result.value == ["stream:count", "stream:endless", "stream:hesitate", "stream:spell"]
     assert result.stdout == "invalid_cursor\n"

@@ -13,7 +13,7 @@ from runtimes.guest.languages.commands import Commands
 from runtimes.guest.outcome import Ending, Raised, Request
 from runtimes.guest.source import read_source
 from runtimes.guest.text import cut
-from runtimes.guest.tools import Tools
+from runtimes.guest.tools import Transport
 
 NAME = "snippet"
 """What the snippet is called in the shell's own messages: `snippet: line 3: ...`."""
@@ -25,12 +25,15 @@ _COMPLAINT = re.compile(r"line (\d+): (.*)")
 class Bash:
     """Runs one bash snippet. Its value is what it gave to `result`; a status other than 0 is how it exited."""
 
-    def __init__(self, tools: Tools, work: Path) -> None:
-        self._tools = tools
+    def __init__(self, transport: Transport, work: Path) -> None:
+        self._transport = transport
         self._work = work
 
     def run(self, request: Request) -> Ending:
-        with _script(read_source(request.code).text) as script, Commands(self._tools, request.value_bytes) as commands:
+        with (
+            _script(read_source(request.code).text) as script,
+            Commands(self._transport, request.value_bytes) as commands,
+        ):
             fault = _syntax_fault(script)
             if fault is not None:
                 return Raised(fault)

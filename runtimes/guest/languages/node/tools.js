@@ -2,7 +2,10 @@
 'use strict'
 
 const { inspect } = require('node:util')
-const { describe, isPlain } = require('./values.js')
+const { OPERATIONS, call, fieldsOf, snake } = require('./given.js')
+const { isPlain } = require('./values.js')
+
+const LAST_EVENTS = new Set(['done', 'error'])
 
 // A call gave no result. `code` names the reason; `retryable` says whether the same call may work later.
 class ToolError extends Error {
@@ -13,35 +16,37 @@ class ToolError extends Error {
 }
 Object.defineProperty(ToolError.prototype, 'name', { value: 'ToolError', enumerable: false })
 
-const STEP_FIELDS = {
-  tool_id: 'tool_id',
-  toolId: 'tool_id',
-  arguments: 'arguments',
-  use_previous: 'use_previous',
-  usePrevious: 'use_previous',
-  stop_on_error: 'stop_on_error',
-  stopOnError: 'stop_on_error'
-}
-const CALL_FIELDS = { tool_id: 'tool_id', toolId: 'tool_id', arguments: 'arguments' }
-
 // `ask(operation, fields)` gives the promise of a result, or of a ToolError.
 function makeTools (ask) {
-  // Async, so that whatever is wrong with a call rejects its promise.
-  const camel = {
-    runTool: async (toolId, given) => ask('run_tool', call(toolId, given)),
-    runChain: async steps => ask('run_chain', { steps: [...steps].map((step, at) => item(step, `steps[${at}]`, STEP_FIELDS)) }),
-    runParallel: async calls => ask('run_parallel', { calls: [...calls].map((one, at) => item(one, `calls[${at}]`, CALL_FIELDS)) }),
-    searchTools: async (query = '', limit = 10) => ask('search_tools', { query, limit }),
-    describeTool: async (toolId, level = 'summary') => ask('describe_tool', { tool_id: toolId, level }),
-    listNamespaces: async () => ask('list_namespaces', {}),
-    listToolExamples: async (toolId, limit = 5) => ask('list_tool_examples', { tool_id: toolId, limit })
-  }
-  const snake = Object.entries(camel).map(([name, operation]) => [name.replace(/[A-Z]/g, at => `_${at.toLowerCase()}`), operation])
-  const own = { ...camel, ...Object.fromEntries(snake), ToolError }
+  const own = { ToolError }
+  for (const name of Object.keys(OPERATIONS)) own[name] = own[snake(name)] = operation(ask, name)
   own[inspect.custom] = () => '<tools: await tools.<namespace>.<name>({argument: value}); await tools.searchTools(query) finds them>'
   return new Proxy(own, {
     get: (target, name) => Object.hasOwn(target, name) || isReserved(name) ? target[name] : tool(ask, name)
   })
+}
+
+// Async, so that whatever is wrong with a call rejects its promise. A loop over a stream finds it at its own line anyway.
+function operation (ask, name) {
+  if (name.startsWith('stream')) return (...given) => events(ask, fieldsOf(name, given))
+  if (name === 'searchTools') return async (...given) => ask('search_tools', { query: '', ...fieldsOf(name, given) })
+  return async (...given) => ask(snake(name), fieldsOf(name, given))
+}
+
+// The events of one call or one chain. Leaving the loop early ends it.
+async function * events (ask, fields) {
+  const stream = { stream: await ask('open_stream', fields) }
+  let open = true
+  try {
+    while (open) {
+      for (const event of await ask('read_stream', stream)) {
+        if (LAST_EVENTS.has(event.kind)) open = false
+        yield event
+      }
+    }
+  } finally {
+    if (open) await ask('close_stream', stream)
+  }
 }
 
 // A tool, and as long as its id has one part, also a namespace of tools.
@@ -67,23 +72,6 @@ function below (ask, id, name) {
 // JavaScript asks any object for such names, to see whether it is a promise or how to print it.
 function isReserved (name) {
   return typeof name === 'symbol' || name === 'then' || name === 'toJSON' || name.startsWith('_')
-}
-
-function call (toolId, given = {}) {
-  if (typeof toolId !== 'string') throw new TypeError(`a tool id is a string, not ${describe(toolId)}`)
-  if (!isPlain(given)) throw new TypeError(`the arguments of '${toolId}' are an object, not ${describe(given)}`)
-  return { tool_id: toolId, arguments: given }
-}
-
-function item (given, path, known) {
-  const fields = Array.isArray(given) ? { tool_id: given[0], arguments: given[1] } : given
-  if (!isPlain(fields)) throw new TypeError(`${path}: expected [toolId, arguments] or an object of ${Object.keys(known).join(', ')}`)
-  const found = {}
-  for (const [name, value] of Object.entries(fields)) {
-    if (!Object.hasOwn(known, name)) throw new TypeError(`${path}: unknown field '${name}'; there are ${Object.keys(known).join(', ')}`)
-    found[known[name]] = value
-  }
-  return { ...found, ...call(found.tool_id, found.arguments) }
 }
 
 module.exports = { ToolError, makeTools }

@@ -1,0 +1,149 @@
+"""The command `tool` of bash snippets."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from runtimes.guest.languages.asker import Asker
+from runtimes.guest.languages.command_line import Misuse
+from runtimes.guest.languages.tool_line import USAGE, Line, read_line
+from runtimes.guest.tools import AsyncTools, Tools, Transport
+
+FAILED = 1
+"""Exit code when a call fails."""
+
+
+class ToolCommand:
+    """Answers the command `tool`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._tools = Tools(transport)
+        self._streams = _Streams(transport)
+
+    def run(self, arguments: Sequence[str], stdin: str, asker: Asker) -> int:
+        """Do what a command line asks for; its exit code. Raises Misuse or ToolError."""
+        line = read_line(arguments, stdin)
+        with _misuse():
+            match line.use:
+                case "--help":
+                    asker.print(USAGE)
+                    return 0
+                case "--stream":
+                    return self._stream(line, asker)
+                case "--chain":
+                    return self._chain(line, asker)
+                case "--parallel":
+                    return self._parallel(line, asker)
+            value = self._call(line) if line.use == "" else self._found(line)
+        asker.print(f"{value}\n" if "-r" in line.options and isinstance(value, str) else _json_line(value))
+        return 0
+
+    def _call(self, line: Line) -> Any:
+        tool_id, arguments = line.call()
+        return self._tools.run_tool(tool_id, arguments, timeout_seconds=line.timeout_seconds)
+
+    def _stream(self, line: Line, asker: Asker) -> int:
+        tool_id, arguments = line.call()
+        events = self._streams.stream_tool(tool_id, arguments, timeout_seconds=line.timeout_seconds)
+        try:
+            last = asyncio.run(_pass_on(events, asker))
+        except asyncio.CancelledError:
+            return FAILED  # which nobody hears
+        return _failed(asker, "", last) if last["error"] is not None else 0
+
+    def _chain(self, line: Line, asker: Asker) -> int:
+        steps = line.items()
+        result = self._tools.run_chain(steps, timeout_seconds=line.timeout_seconds)
+        asker.print(_json_line(result))
+        made = [outcome for outcome in result["steps"] if not outcome["skipped"]]
+        if not made or made[-1]["ok"]:
+            return 0
+        # Only the last one can have stopped it: by its own wish, or, where more would follow, because time was up.
+        stopped = steps[len(made) - 1].get("stop_on_error", True) or len(made) < len(steps)
+        return _failed(asker, f"steps[{len(made) - 1}] ", made[-1]) if stopped else 0
+
+    def _parallel(self, line: Line, asker: Asker) -> int:
+        most = line.number("--max-concurrent", int)
+        calls = line.items()
+        outcomes = self._tools.run_parallel(calls, max_concurrent=most, timeout_seconds=line.timeout_seconds)
+        asker.print(_json_line(outcomes))
+        status = 0
+        for index, outcome in enumerate(outcomes):
+            if not outcome["ok"]:
+                status = _failed(asker, f"calls[{index}] ", outcome)
+        return status
+
+    def _found(self, line: Line) -> Any:
+        filters: dict[str, Any] = {"namespace": line.text("--namespace"), "tags": line.options.get("--tag", ())}
+        limit = line.number("--limit", int)
+        bound = {} if limit is None else {"limit": limit}
+        match line.use:
+            case "--list":
+                return list(self._all(query=" ".join(line.words), **filters))
+            case "--search":
+                return self._tools.search_tools(" ".join(line.words), **bound, **filters)
+            case "--describe":
+                return self._tools.describe_tool(line.given, "full")
+            case "--examples":
+                return self._tools.list_tool_examples(line.given, **bound)
+        return self._tools.list_namespaces()
+
+    def _all(self, **filters: Any) -> Iterator[Any]:
+        page: dict[str, Any] = {"cursor": None}
+        while True:
+            page = self._tools.list_tools(cursor=page["cursor"], **filters)
+            yield from page["tools"]
+            if page["cursor"] is None:
+                return
+
+
+class _Streams(AsyncTools):
+    """For streams that are given up at any time. Opening one is not cut off: nobody would know then what to close."""
+
+    async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
+        asking = super()._send(operation, arguments)
+        if operation != "open_stream":
+            return await asking
+        opening = asyncio.ensure_future(asking)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await super()._send("close_stream", {"stream": await opening})
+            raise
+
+
+async def _pass_on(events: AsyncGenerator[dict[str, Any], None], asker: Asker) -> dict[str, Any]:
+    """Print events as they come, and return the last one. When the asker goes away, the stream is closed."""
+    loop, task, event = asyncio.get_running_loop(), asyncio.current_task(), {}
+    assert task is not None
+
+    def gone() -> None:
+        loop.remove_reader(asker.connection)
+        task.cancel()
+
+    loop.add_reader(asker.connection, gone)
+    async with aclosing(events):
+        async for event in events:
+            asker.print(_json_line(event))
+    return event
+
+
+@contextmanager
+def _misuse() -> Iterator[None]:
+    """What Python snippets are told of arguments that make no sense."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise Misuse(str(error)) from None
+
+
+def _failed(asker: Asker, which: str, outcome: Mapping[str, Any]) -> int:
+    name = f"{outcome['tool_id']}: " if which else ""
+    asker.complain(f"tool: {which}{name}{outcome['error']['message']} ({outcome['error']['code']})\n")
+    return FAILED
+
+
+def _json_line(value: Any) -> str:
+    return f"{json.dumps(value, ensure_ascii=False)}\n"
