@@ -1,8 +1,9 @@
 """The `tools` object: the host's tools as the snippet calls them."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 from runtimes.guest.arguments import encode_arguments
@@ -150,7 +151,7 @@ class AsyncTools(_Operations):
                 yield event
 
     async def _stream(self, call: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        stream = {"stream": await self._send("open_stream", call)}
+        stream = {"stream": await self._open(call)}
         try:
             while stream:
                 for event in await self._send("read_stream", stream):
@@ -160,6 +161,16 @@ class AsyncTools(_Operations):
         finally:
             if stream:
                 await self._send("close_stream", stream)
+
+    async def _open(self, call: dict[str, Any]) -> Any:
+        """The number of a stream. When the snippet gives it up meanwhile it is closed, as soon as that is known."""
+        opening = asyncio.ensure_future(self._send("open_stream", call))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(ToolError):  # there is nothing to close
+                await self._send("close_stream", {"stream": await opening})
+            raise
 
     async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         text = _encoded(arguments)

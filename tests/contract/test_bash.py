@@ -296,6 +296,25 @@ STEPS = json.dumps(
 )
 
 
+@pytest.mark.parametrize("command", [f"tool --stream --chain '{STEPS}'", f"echo '{STEPS}' | tool --chain - --stream"])
+def test_a_streamed_chain_prints_each_step_as_it_ends(bash: Run, command: str) -> None:
+    result = bash(command)
+    events = lines(result.stdout)
+    assert (result.outcome, result.stderr) == (Outcome.COMPLETED, "")
+    assert [event["data"]["value"] for event in events if event["kind"] == "chunk"] == [{"n": [5, 7]}, 6, 13, 26]
+    assert [event["data"]["progress"] for event in events if event["kind"] == "progress"] == [1, 2, 3, 4]
+    assert events[-1] == {"kind": "done", "data": 26, "error": None}
+
+
+def test_a_streamed_chain_that_is_stopped_exits_with_1(bash: Run) -> None:
+    steps = '[{"tool_id": "demo_plain"}, {"tool_id": "demo:fail"}, {"tool_id": "demo_plain"}]'
+    result = bash(f"tool --stream --chain '{steps}'; echo $?; tool --stream --chain '[]'; echo $?")
+    *events, stopped, empty, status = lines(result.stdout)
+    assert [event["data"]["ok"] for event in events if event["kind"] == "chunk"] == [True, False, False]
+    assert (stopped, empty["kind"], status) == (1, "done", 0)
+    assert result.stderr == "tool: steps[1] demo:fail: ValueError: no luck (tool_failed)\n"
+
+
 @pytest.mark.parametrize("command", [f"tool --chain '{STEPS}'", f"echo '{STEPS}' | tool --chain - --timeout 9"])
 def test_a_chain_prints_its_value_and_its_steps(bash: Run, command: str) -> None:
     result = bash(command)

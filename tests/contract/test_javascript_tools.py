@@ -105,6 +105,19 @@ def test_a_chunk_may_be_as_large_as_a_result_and_a_stream_larger(javascript: Run
     assert result.value == 10_100_000
 
 
+def test_a_streamed_chain_tells_each_step_and_makes_no_further_call_once_it_is_left(javascript: Run) -> None:
+    steps = "[['demo:add', {a: 1}], {toolId: 'demo:add', mapping: {a: '/previous'}, arguments: {b: 5}}, ['demo_plain']]"
+    result = javascript(READ.format(stream=f"tools.streamChain({steps}, {{timeoutSeconds: 9}})"))
+    assert [event["data"]["value"] for event in result.value if event["kind"] == "chunk"] == [11, 16, "plain"]
+    assert [event["data"]["progress"] for event in result.value if event["kind"] == "progress"] == [1, 2, 3]
+    assert result.value[-1] == {"kind": "done", "data": "plain", "error": None}
+    result = javascript(
+        f"for await (const event of tools.stream_chain({steps})) {{ if (event.data.value === 16) break }}\n"
+        "await tools.demo.add({a: 2})"
+    )
+    assert [call.via for call in result.tool_calls] == ["stream_chain", "stream_chain", "run_tool"]
+
+
 def test_a_stream_counts_as_one_call(javascript: Run) -> None:
     result = javascript(
         "const kinds = []\n"

@@ -92,6 +92,21 @@ def test_streams_are_read_side_by_side(run: Run) -> None:
     assert result.value == [list(range(n)) for n in range(5)]
 
 
+def test_a_stream_that_is_given_up_while_it_opens_is_closed(run: Run) -> None:
+    result = run(
+        "import asyncio\n"
+        "async def read():\n"
+        "    async for event in tools.aio.stream_tool('stream:endless'): pass\n"
+        "for turns in range(40):\n"
+        "    task = asyncio.ensure_future(read())\n"
+        "    for _ in range(turns % 4): await asyncio.sleep(0)\n"
+        "    task.cancel()\n"
+        "    try:\n        await task\n    except asyncio.CancelledError:\n        pass\n"
+        "[event async for event in tools.aio.stream_tool('demo:add', {'a': 2})][-1]['data']"
+    )
+    assert result.value == 12, result.error
+
+
 def test_a_guest_has_so_many_streams_and_no_more(run: Run) -> None:
     result = run(
         "streams = [tools.stream_tool('stream:endless') for _ in range(33)]\n"

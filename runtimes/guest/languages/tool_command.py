@@ -4,15 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from runtimes.guest.languages.asker import Asker
 from runtimes.guest.languages.command_line import Misuse
 from runtimes.guest.languages.tool_line import USAGE, Line, read_line
-from runtimes.guest.tools import AsyncTools, Tools, Transport
+from runtimes.guest.tools import Tools, Transport
 
 FAILED = 1
 """Exit code when a call fails."""
+
+Events: TypeAlias = AsyncGenerator[dict[str, Any], None]
 
 
 class ToolCommand:
@@ -20,7 +22,6 @@ class ToolCommand:
 
     def __init__(self, transport: Transport) -> None:
         self._tools = Tools(transport)
-        self._streams = _Streams(transport)
 
     def run(self, arguments: Sequence[str], stdin: str, asker: Asker) -> int:
         """Do what a command line asks for; its exit code. Raises Misuse or ToolError."""
@@ -33,7 +34,7 @@ class ToolCommand:
                 case "--stream":
                     return self._stream(line, asker)
                 case "--chain":
-                    return self._chain(line, asker)
+                    return self._stream_chain(line, asker) if "--stream" in line.options else self._chain(line, asker)
                 case "--parallel":
                     return self._parallel(line, asker)
             value = self._call(line) if line.use == "" else self._found(line)
@@ -46,23 +47,18 @@ class ToolCommand:
 
     def _stream(self, line: Line, asker: Asker) -> int:
         tool_id, arguments = line.call()
-        events = self._streams.stream_tool(tool_id, arguments, timeout_seconds=line.timeout_seconds)
-        try:
-            last = asyncio.run(_pass_on(events, asker))
-        except asyncio.CancelledError:
-            return FAILED  # which nobody hears
-        return _failed(asker, "", last) if last["error"] is not None else 0
+        return _streamed(self._tools.aio.stream_tool(tool_id, arguments, timeout_seconds=line.timeout_seconds), asker)
+
+    def _stream_chain(self, line: Line, asker: Asker) -> int:
+        steps, outcomes = line.items(), list[Any]()
+        events = self._tools.aio.stream_chain(steps, timeout_seconds=line.timeout_seconds)
+        return _streamed(events, asker, outcomes) or _chain_status(steps, outcomes, asker)
 
     def _chain(self, line: Line, asker: Asker) -> int:
         steps = line.items()
         result = self._tools.run_chain(steps, timeout_seconds=line.timeout_seconds)
         asker.print(_json_line(result))
-        made = [outcome for outcome in result["steps"] if not outcome["skipped"]]
-        if not made or made[-1]["ok"]:
-            return 0
-        # Only the last one can have stopped it: by its own wish, or, where more would follow, because time was up.
-        stopped = steps[len(made) - 1].get("stop_on_error", True) or len(made) < len(steps)
-        return _failed(asker, f"steps[{len(made) - 1}] ", made[-1]) if stopped else 0
+        return _chain_status(steps, result["steps"], asker)
 
     def _parallel(self, line: Line, asker: Asker) -> int:
         most = line.number("--max-concurrent", int)
@@ -99,23 +95,16 @@ class ToolCommand:
                 return
 
 
-class _Streams(AsyncTools):
-    """For streams that are given up at any time. Opening one is not cut off: nobody would know then what to close."""
-
-    async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
-        asking = super()._send(operation, arguments)
-        if operation != "open_stream":
-            return await asking
-        opening = asyncio.ensure_future(asking)
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            await super()._send("close_stream", {"stream": await opening})
-            raise
+def _streamed(events: Events, asker: Asker, chunks: list[Any] | None = None) -> int:
+    """Print the events as they come, and keep the chunks. When the asker goes away, the stream is closed."""
+    try:
+        last = asyncio.run(_pass_on(events, asker, chunks))
+    except asyncio.CancelledError:
+        return FAILED  # which nobody hears
+    return _failed(asker, "", last) if last["error"] is not None else 0
 
 
-async def _pass_on(events: AsyncGenerator[dict[str, Any], None], asker: Asker) -> dict[str, Any]:
-    """Print events as they come, and return the last one. When the asker goes away, the stream is closed."""
+async def _pass_on(events: Events, asker: Asker, chunks: list[Any] | None) -> dict[str, Any]:
     loop, task, event = asyncio.get_running_loop(), asyncio.current_task(), {}
     assert task is not None
 
@@ -127,7 +116,18 @@ async def _pass_on(events: AsyncGenerator[dict[str, Any], None], asker: Asker) -
     async with aclosing(events):
         async for event in events:
             asker.print(_json_line(event))
+            if chunks is not None and event["kind"] == "chunk":
+                chunks.append(event["data"])
     return event
+
+
+def _chain_status(steps: Sequence[Mapping[str, Any]], outcomes: Sequence[Mapping[str, Any]], asker: Asker) -> int:
+    made = [outcome for outcome in outcomes if not outcome["skipped"]]
+    if not made or made[-1]["ok"]:
+        return 0
+    # Only the last one can have stopped it: by its own wish, or, where more would follow, because time was up.
+    stopped = steps[len(made) - 1].get("stop_on_error", True) or len(made) < len(steps)
+    return _failed(asker, f"steps[{len(made) - 1}] ", made[-1]) if stopped else 0
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from runtimes.guest.languages.command_line import (
 USAGE = """\
 usage: tool [-r | --stream] [--timeout SECONDS] NAMESPACE:NAME [KEY=TEXT | KEY:=JSON]...
        tool [-r | --stream] [--timeout SECONDS] NAMESPACE:NAME JSON-OBJECT
-       tool --chain STEPS [--timeout SECONDS]
+       tool --chain STEPS [--stream] [--timeout SECONDS]
        tool --parallel CALLS [--timeout SECONDS] [--max-concurrent N]
        tool --list [WORD]... [--namespace NAME] [--tag TAG]...
        tool --search [WORD]... [--namespace NAME] [--tag TAG]... [--limit N]
@@ -47,7 +47,7 @@ _OPTIONS: Mapping[str, str | None] = {
 _BESIDE: Mapping[str, frozenset[str]] = {
     "": frozenset({"-r", "--timeout"}),
     "--stream": frozenset({"--timeout"}),
-    "--chain": frozenset({"--timeout"}),
+    "--chain": frozenset({"--stream", "--timeout"}),
     "--parallel": frozenset({"--timeout", "--max-concurrent"}),
     "--list": frozenset({"--namespace", "--tag"}),
     "--search": frozenset({"--namespace", "--tag", "--limit"}),
@@ -111,7 +111,7 @@ def read_line(arguments: Sequence[str], stdin: str) -> Line:
     """Raises Misuse."""
     options, words = read_options(arguments, _OPTIONS)
     uses = [name for name in options if name in _BESIDE]
-    use = uses[0] if uses else ""
+    use = min(uses, key=lambda name: name == "--stream", default="")  # a chain is streamed by it, too
     for other in options.keys() - {use} - _BESIDE[use]:
         raise Misuse(f"{other} has no meaning {f'beside {use}' if use else 'in the call of a tool'}")
     if words and use not in _WITH_WORDS:
