@@ -45,9 +45,10 @@ def _stream(connection: Connection, target: Target, statement: Statement, values
     try:
         is_at_end = _fill(rows, result)
     finally:
-        if not is_at_end:
+        if is_at_end:
+            result.close()
+        else:
             connection.invalidate()  # closing the cursor would read the rest of the rows
-        result.close()
     return rows.answer()
 
 
