@@ -40,6 +40,14 @@ with Exec() as exec:
         code = step.error["code"] if step.error else ""
         print(f"{step.tool_id:14}", "skipped" if step.skipped else code or f"{step.value:g}")
 
+    # Step by step: the next one begins when it is asked for, so nothing more is done once the loop is left.
+    for event in exec.stream_chain([ChainStep("math:multiply", {"a": number, "b": number}) for number in range(1, 9)]):
+        if event.kind == "progress":
+            print(f"{event.data['progress']} of {event.data['total']}")
+        elif event.kind == "chunk" and event.data["value"] >= 9:
+            print(f"{event.data['value']:g} is the first square of 9 or more")
+            break
+
     # The same from inside a snippet.
     code = """
     steps = [("math:add", {"a": 5, "b": 3}), {"tool_id": "math:subtract", "arguments": {"b": 1}, "use_previous": True}]
