@@ -15,6 +15,7 @@ from wasmtime.component import Component, Linker
 
 from gateway.v1 import gateway_pb2 as pb
 from runtimes.wasm import wasi
+from runtimes.wasm.border import add_import, export
 from runtimes.wasm.engine import Ticker, checked
 from runtimes.wasm.place import Place, Places
 from runtimes.wasm.stream import HungUp, Inbox, Outbox
@@ -139,11 +140,11 @@ class Guest:
         wasi.begin(self)
         try:
             with checked(store, self.order.id, self._check), self._ticker.running():
-                said = run(store, *_request(execute), self.chance.take(SEED_BYTES).hex())
+                said = run(*_request(execute), self.chance.take(SEED_BYTES).hex())
                 if place.is_touched():
                     if self._overfills_disk():
                         return {"limit": "disk_bytes"}, None
-                    hand_out(store)
+                    hand_out()
         except Exited:
             return {"exit_code": self._exit_code}, None
         except WasmtimeError as error:
@@ -166,12 +167,8 @@ class Guest:
         store.set_wasi(wasi)
         store.set_epoch_deadline(1 << 60)
         instance = self._linker.instantiate(store, self._component)
-        prepare, run, hand_out = (instance.get_func(store, name) for name in ("prepare", "run", "hand-out"))
-        assert prepare is not None
-        assert run is not None
-        assert hand_out is not None
-        prepare(store)
-        return run, hand_out
+        export(instance, store, "prepare")()
+        return export(instance, store, "run", results=1), export(instance, store, "hand-out")
 
     def _said(self, said: str) -> pb.Finished | None:
         """Its last word, and what is left to say of the time it was told."""
@@ -319,14 +316,14 @@ def make_linker(engine: Engine) -> Linker:
     with linker.root() as root:
         wasi.install(root)
         for name in ("call", "send", "wait", "sleep", "emit", "artifact", "exit"):
-            root.add_func(name, _import(name))
+            add_import(root, name, _import(name))
     return linker
 
 
 def _import(name: str) -> Callable[..., Any]:
     method = getattr(Guest, name)
 
-    def imported(_store: object, *arguments: Any) -> Any:
+    def imported(*arguments: Any) -> Any:
         return method(guests[threading.get_ident()], *arguments)
 
     return imported
