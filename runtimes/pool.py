@@ -233,7 +233,8 @@ class Pool:
     async def _start_one(self) -> None:
         if len(self._ready) * 2 >= self._size > 0:
             await anyio.sleep(REFILL_SECONDS)
-        await anyio.sleep(self._pace.pause_seconds(time.monotonic()))
+        if pause := self._pace.pause_seconds(time.monotonic()):
+            await anyio.sleep(pause)
         began = time.monotonic()
         try:
             claimed = await self._start()

@@ -392,7 +392,7 @@ class Runtime:
 
     async def _record_end(self, keeper: Keeper, record: ExecutionFinished) -> None:
         """Cancellation waits for it. Raises JournalUnavailable when it takes too long."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_SECONDS) as scope:
+        with anyio.move_on_after(RECORD_SECONDS, shield=True) as scope:
             await keeper.append(record)
         if scope.cancelled_caught:
             raise JournalUnavailable("in use", f"it did not keep the end of an execution in {RECORD_SECONDS:g} s")
