@@ -206,7 +206,8 @@ class _Stream:
         """Read and answer until the stream is over, or its guest at fault; then nobody is at work for it any more."""
         while (call := await self._next_call()) is not None:
             await self._answer(*call)
-        self._tasks.cancel_scope.cancel()
+        if self._readers > 1:  # most streams have one, and anyio writes down who cancels what
+            self._tasks.cancel_scope.cancel()
 
     def _add_reader(self) -> None:
         self._readers += 1
