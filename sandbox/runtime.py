@@ -392,6 +392,9 @@ class Runtime:
 
     async def _record_end(self, keeper: Keeper, record: ExecutionFinished) -> None:
         """Cancellation waits for it. Raises JournalUnavailable when it takes too long."""
+        if getattr(keeper.append, "at_once", False):
+            await keeper.append(record)
+            return
         with anyio.move_on_after(RECORD_SECONDS, shield=True) as scope:
             await keeper.append(record)
         if scope.cancelled_caught:
