@@ -70,7 +70,8 @@ class Attachment:
 
     async def wait_ended(self) -> Finished | None:
         """Wait until the stream ended; return the guest's last words, None if it vanished or was hung up on."""
-        await self._ended.wait()
+        if not self.ended:  # else anyio would let everything else have a turn
+            await self._ended.wait()
         return self.finished
 
     async def execute(self, request: Execute, binding: Binding) -> None:

@@ -16,7 +16,6 @@ import anyio
 
 from gateway.errors import SandboxLost
 
-CHUNK_BYTES = 64 << 10
 MAX_LINE_BYTES = 1 << 20
 
 
@@ -62,11 +61,9 @@ class ChildProcess:
             readers.start_soon(self._read, self._popen.stderr, on_stderr)
 
     async def _read(self, pipe: object, on_chunk: Callable[[bytes], None]) -> None:
-        reader = asyncio.StreamReader(limit=CHUNK_BYTES)
-        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        transport, chunks = await self._loop.connect_read_pipe(lambda: _Chunks(on_chunk), pipe)
         try:
-            while chunk := await reader.read(CHUNK_BYTES):
-                on_chunk(chunk)
+            await chunks.ended
         finally:
             transport.close()
 
@@ -92,6 +89,29 @@ class ChildProcess:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._ended.set()
+
+
+class _Chunks(asyncio.Protocol):
+    """Passes on what a pipe gives in the turn in which it comes. `ended` is when it ends, or raises what was raised."""
+
+    def __init__(self, on_chunk: Callable[[bytes], None]) -> None:
+        self._on_chunk = on_chunk
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if not self.ended.done():
+                self._on_chunk(data)
+        except Exception as error:  # noqa: BLE001 - belongs to whoever reads
+            self.ended.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.ended.done():
+            return
+        if exc is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(exc)
 
 
 def start(argv: Sequence[str], *, folder: Path, env: Mapping[str, str]) -> ChildProcess:

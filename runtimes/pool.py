@@ -1,5 +1,6 @@
 """Warm sandboxes of one backend: started, attached, never used. One is claimed by one execution and then destroyed."""
 
+import asyncio
 import logging
 import math
 import time
@@ -158,7 +159,8 @@ class Pool:
             claimed = self._ready.popleft()
             if not claimed.attachment.ended:
                 self._counts.hits += 1
-                self.warm()
+                self._wanted_at = time.monotonic()
+                asyncio.get_running_loop().call_soon(self.warm)  # once the claimed one has what it was claimed for
                 return claimed
             self._drop(claimed)
         return await self._wait()
@@ -233,7 +235,8 @@ class Pool:
     async def _start_one(self) -> None:
         if len(self._ready) * 2 >= self._size > 0:
             await anyio.sleep(REFILL_SECONDS)
-        await anyio.sleep(self._pace.pause_seconds(time.monotonic()))
+        if pause := self._pace.pause_seconds(time.monotonic()):
+            await anyio.sleep(pause)
         began = time.monotonic()
         try:
             claimed = await self._start()

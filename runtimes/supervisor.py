@@ -161,7 +161,7 @@ _OVERTAKEN = (Stop.DEADLINE, Stop.RECORD_ENDS)
 async def end(sandbox: Sandbox, attachment: Attachment) -> Ending:
     """Hang up and kill, whatever happens around us: cancellation waits until the sandbox is dead."""
     attachment.hang_up()
-    with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_SECONDS):
+    with anyio.move_on_after(KILL_SECONDS, shield=True):
         ending = await _killed(sandbox)
         await attachment.wait_ended()
         return ending

@@ -54,7 +54,7 @@ class Request:
             language=_text("language", language),
             profile=profile_named(profile),
             backend=None if backend is None else _text("backend", backend),
-            limits=Limits.of(limits).over(default_limits),
+            limits=default_limits if limits is None else Limits.of(limits).over(default_limits),
             allowed_tools=None if allowed_tools is None else allowed(allowed_tools),
             caller=_caller(caller),
             check=_check(check, language),

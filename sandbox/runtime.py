@@ -45,6 +45,7 @@ from sandbox.again import Run
 from sandbox.assemble import Observer, call_observer, flawed_result, make_result, output_observer
 from sandbox.opening import Openings
 from sandbox.policy import Decision, Wanted, by_preference, decide
+from sandbox.profile import Profile
 from sandbox.recorded import cut_off, ended, started
 from sandbox.request import Request
 from sandbox.result import Event, ExecutionResult
@@ -63,6 +64,9 @@ RECORD_SECONDS = 5.0
 GRACE_SECONDS = 0.25
 """How much longer than its execution a grant lasts: the execution is ended, and no guest is told before that its tool
 ran out of time."""
+
+MAX_DECISIONS = 1000
+"""Kept until a backend is found to be different. Callers choose limits, and so there can be any number."""
 
 CLOSE_SECONDS = 15.0
 """How long closing waits for executions to hear of it."""
@@ -101,6 +105,7 @@ class Runtime:
         self._backends: dict[str, Backend] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._broken: dict[str, Capabilities] = {}
+        self._decisions: dict[tuple[Profile, Wanted], Decision] = {}
         self._probing = anyio.Lock()
         self._pools: Pools | None = None
         self._openings = Openings()
@@ -135,6 +140,7 @@ class Runtime:
         """What each installed backend can do here, found out anew."""
         async with self._probing:
             self._capabilities = await self._probe()
+            self._decisions = {}
         return dict(self._capabilities)
 
     def pool_metrics(self) -> tuple[PoolMetrics, ...]:
@@ -302,8 +308,17 @@ class Runtime:
         return result
 
     async def _decide(self, request: Request) -> Decision:
-        """Probes only as far as it takes: a probe may start an engine's guest, and take seconds."""
         wanted = Wanted(request.language, request.backend, request.limits)
+        decisions = self._decisions  # those of now: what is found out meanwhile makes this one too old to be kept
+        if (found := decisions.get((request.profile, wanted))) is not None:
+            return replace(found, limits=request.limits)  # equal to the ones it was made for, and maybe 1 for 1.0
+        decision = await self._decide_anew(request, wanted)
+        if len(decisions) < MAX_DECISIONS:
+            decisions[request.profile, wanted] = decision
+        return decision
+
+    async def _decide_anew(self, request: Request, wanted: Wanted) -> Decision:
+        """Probes only as far as it takes: a probe may start an engine's guest, and take seconds."""
         known: dict[str, Capabilities] = {}
         for kind in [request.backend] if request.backend in self._backends else by_preference(self._backends):
             known[kind] = await self._known(kind)
@@ -346,6 +361,7 @@ class Runtime:
         """What a backend does in the background failed: it is used no more."""
         gone = BackendUnavailable(kind, f"a background task of it failed: {said(error)}", "Make another Exec")
         self._broken[kind] = Capabilities(kind, usable=False, reason=gone.reason, fix=gone.fix)
+        self._decisions = {}
         if self._pools is not None:
             self._pools.give_up(kind, gone)
 
@@ -376,7 +392,10 @@ class Runtime:
 
     async def _record_end(self, keeper: Keeper, record: ExecutionFinished) -> None:
         """Cancellation waits for it. Raises JournalUnavailable when it takes too long."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(RECORD_SECONDS) as scope:
+        if getattr(keeper.append, "at_once", False):
+            await keeper.append(record)
+            return
+        with anyio.move_on_after(RECORD_SECONDS, shield=True) as scope:
             await keeper.append(record)
         if scope.cancelled_caught:
             raise JournalUnavailable("in use", f"it did not keep the end of an execution in {RECORD_SECONDS:g} s")

@@ -138,6 +138,7 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]  # made when the guest
         # What the snapshot had for these was replaced when this guest came to life.
         os.environ.update(ENVIRONMENT)
         sys.argv = [""]
+        random.seed("")  # as `run` will, for the pages that it writes
         _run(USUAL[0], 100)
 
     def run(self, code: str, value_bytes: int, env: str, given: str, earlier: str, seed: str) -> str:

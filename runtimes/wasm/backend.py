@@ -146,8 +146,7 @@ class WasmBackend:
     def __init__(self, context: BackendContext) -> None:
         self._context = context
         self._workers: list[Worker] = []
-        self._starting = anyio.Lock()
-        self._free = anyio.Semaphore(MAX_GUESTS * context.workers)
+        self._free = anyio.Semaphore(MAX_GUESTS * context.workers, fast_acquire=True)
         self._numbers = itertools.count(1)
         self._closed = False
 
@@ -202,13 +201,13 @@ class WasmBackend:
         """The worker with the fewest guests, started and ready. Raise BackendUnavailable or SandboxLost."""
         if self._closed:
             raise Closed("backend")
-        async with self._starting:
-            self._workers = [worker for worker in self._workers if not worker.dead]
-            while len(self._workers) < self._context.workers:
-                self._workers.append(self._spawn(self._idle_core()))
+        self._workers = [worker for worker in self._workers if not worker.dead]
+        while len(self._workers) < self._context.workers:
+            self._workers.append(self._spawn(self._idle_core()))
         worker = min(self._workers, key=lambda worker: (not worker.ready.is_set(), len(worker.guests)))
-        with anyio.move_on_after(READY_SECONDS):
-            await worker.ready.wait()
+        if not worker.ready.is_set():
+            with anyio.move_on_after(READY_SECONDS):
+                await worker.ready.wait()
         if worker.dead or not worker.ready.is_set():
             await worker.kill("it did not start")
             raise SandboxLost(f"a WASM worker did not start{worker.last_words()}")

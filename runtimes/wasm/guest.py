@@ -4,12 +4,10 @@ import base64
 import contextlib
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from wasmtime import Engine, Store, WasiConfig, WasmtimeError
@@ -17,7 +15,9 @@ from wasmtime.component import Component, Linker
 
 from gateway.v1 import gateway_pb2 as pb
 from runtimes.wasm import wasi
+from runtimes.wasm.border import add_import, export
 from runtimes.wasm.engine import Ticker, checked
+from runtimes.wasm.place import Place, Places
 from runtimes.wasm.stream import HungUp, Inbox, Outbox
 from runtimes.wasm.tape import Tape
 from runtimes.wasm.wasi import Chance
@@ -71,7 +71,7 @@ class Guest:
     def __init__(
         self,
         order: Order,
-        folder: Path,
+        places: Places,
         attach: Callable[[Iterator[pb.GuestFrame]], Iterable[pb.HostFrame]],
         engine: Engine,
         component: Component,
@@ -79,7 +79,8 @@ class Guest:
         ticker: Ticker,
     ) -> None:
         self.order = order
-        self._folder = folder
+        self._places = places
+        self._place: Place | None = None
         self._engine = engine
         self._component = component
         self._linker = linker
@@ -119,10 +120,12 @@ class Guest:
             report({"id": self.order.id, "ended": ending, "cpu_seconds": time.thread_time() - self._cpu_start})
             self._leave(finished)
             store.close()
-            _remove(self._folder)
+            if self._place is not None:
+                self._places.give_back(self._place)
 
     def _run(self, store: Store) -> tuple[dict[str, Any], pb.Finished | None]:
-        run, hand_out = self._instantiate(store)
+        place = self._place = self._places.take()
+        run, hand_out = self._instantiate(store, place)
         self._inbox = Inbox(iter(self._attach(iter(self._outbox))))
         self._outbox.put(pb.GuestFrame(hello=pb.Hello(token=self.order.token, agent_version="1", language="python")))
         request = self._inbox.take()
@@ -137,12 +140,11 @@ class Guest:
         wasi.begin(self)
         try:
             with checked(store, self.order.id, self._check), self._ticker.running():
-                said = run(store, *_request(execute), self.chance.take(SEED_BYTES).hex())
-                left_files = _holds_anything(self._folder / "work")
-                if (left_files or _holds_anything(self._folder / "tmp")) and self._overfills_disk():
-                    return {"limit": "disk_bytes"}, None
-                if left_files:
-                    hand_out(store)
+                said = run(*_request(execute), self.chance.take(SEED_BYTES).hex())
+                if place.is_touched():
+                    if self._overfills_disk():
+                        return {"limit": "disk_bytes"}, None
+                    hand_out()
         except Exited:
             return {"exit_code": self._exit_code}, None
         except WasmtimeError as error:
@@ -155,24 +157,18 @@ class Guest:
             self.flush()
         return {}, self._said(said)
 
-    def _instantiate(self, store: Store) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        for name in ("work", "tmp"):
-            (self._folder / name).mkdir(parents=True)
+    def _instantiate(self, store: Store, place: Place) -> tuple[Callable[..., Any], Callable[..., Any]]:
         if self.order.memory_bytes is not None:
             store.set_limits(memory_size=self.order.memory_bytes)
         wasi = WasiConfig()
         wasi.stdout_custom = lambda data: self._write(STDOUT, data)
         wasi.stderr_custom = lambda data: self._write(STDERR, data)
-        wasi.preopen_dir(str(self._folder), "/")
+        wasi.preopen_dir(str(place.root), "/")
         store.set_wasi(wasi)
         store.set_epoch_deadline(1 << 60)
         instance = self._linker.instantiate(store, self._component)
-        prepare, run, hand_out = (instance.get_func(store, name) for name in ("prepare", "run", "hand-out"))
-        assert prepare is not None
-        assert run is not None
-        assert hand_out is not None
-        prepare(store)
-        return run, hand_out
+        export(instance, store, "prepare")()
+        return export(instance, store, "run", results=1), export(instance, store, "hand-out")
 
     def _said(self, said: str) -> pb.Finished | None:
         """Its last word, and what is left to say of the time it was told."""
@@ -210,7 +206,8 @@ class Guest:
         return self._stopped
 
     def _overfills_disk(self) -> bool:
-        return self.order.disk_bytes is not None and _size(self._folder) > self.order.disk_bytes
+        limit = self.order.disk_bytes
+        return limit is not None and self._place is not None and self._place.size_bytes() > limit
 
     # What the guest may import. All run in the guest's thread.
 
@@ -319,14 +316,14 @@ def make_linker(engine: Engine) -> Linker:
     with linker.root() as root:
         wasi.install(root)
         for name in ("call", "send", "wait", "sleep", "emit", "artifact", "exit"):
-            root.add_func(name, _import(name))
+            add_import(root, name, _import(name))
     return linker
 
 
 def _import(name: str) -> Callable[..., Any]:
     method = getattr(Guest, name)
 
-    def imported(_store: object, *arguments: Any) -> Any:
+    def imported(*arguments: Any) -> Any:
         return method(guests[threading.get_ident()], *arguments)
 
     return imported
@@ -349,29 +346,3 @@ def _finished(said: str) -> pb.Finished | None:
         return pb.Finished(kind=kind, value=value.encode(), error=error and pb.GuestError(**error), **facts)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _holds_anything(folder: Path) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(entries)
-    except OSError:  # the guest removed it
-        return False
-
-
-def _remove(folder: Path) -> None:
-    """Most guests leave their folders empty, and three calls then do."""
-    try:
-        for path in (folder / "work", folder / "tmp", folder):
-            path.rmdir()
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(Path(root, name)).st_size
-    return total

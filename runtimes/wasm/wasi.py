@@ -15,6 +15,7 @@ from wasmtime import WasmtimeError
 from wasmtime import _bindings as bindings
 from wasmtime.component import LinkerInstance
 
+from runtimes.wasm.border import add_raw
 from runtimes.wasm.tape import Tape
 
 VERSION = "0.2.9"
@@ -57,8 +58,8 @@ def install(root: LinkerInstance) -> None:
     """Put them into a linker that has WASI already and allows shadowing."""
     for interface, functions in _INTERFACES.items():
         with root.add_instance(f"wasi:{interface}@{VERSION}") as instance:
-            for name, callback in functions.items():
-                _add(instance, name, callback)
+            for name, function in functions.items():
+                add_raw(instance, name, function)
 
 
 def begin(host: Host) -> None:
@@ -150,41 +151,13 @@ def _byte_value(byte: int) -> bytes:
 _BYTE_VALUES = [_byte_value(byte) for byte in range(256)]
 
 
-def _callback(function: Callable[[Any, Any], None]) -> Any:
-    """A C function. It lives as long as this module: C code keeps its address."""
-
-    def called(_data: Any, _context: Any, _type: Any, arguments: Any, _count: Any, results: Any, _most: Any) -> Any:
-        try:
-            function(arguments, results)
-        except Exception as error:  # noqa: BLE001 - an exception cannot pass through C; the guest traps
-            return ctypes.addressof(_error(str(error)).contents)
-        return 0
-
-    return bindings.wasmtime_component_func_callback_t(called)
-
-
-def _error(text: str) -> Any:
-    return bindings.wasmtime_error_new(ctypes.create_string_buffer(text.encode()))
-
-
-def _add(instance: LinkerInstance, name: str, callback: Any) -> None:
-    data = name.encode()
-    error = bindings.wasmtime_component_linker_instance_add_func(
-        instance.ptr(), ctypes.create_string_buffer(data), len(data), callback, None, _NO_FINALIZER
-    )
-    if error:  # type: ignore[truthy-bool]  # a null pointer is false
-        raise WasmtimeError._from_ptr(error)
-
-
-_NO_FINALIZER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(0)
-
-_INTERFACES: Mapping[str, Mapping[str, Any]] = {
+_INTERFACES: Mapping[str, Mapping[str, Callable[[Any, Any], None]]] = {
     "clocks/monotonic-clock": {
-        "now": _callback(_now),
-        "resolution": _callback(_monotonic_resolution),
-        "subscribe-instant": _callback(_subscribe),
-        "subscribe-duration": _callback(_subscribe),
+        "now": _now,
+        "resolution": _monotonic_resolution,
+        "subscribe-instant": _subscribe,
+        "subscribe-duration": _subscribe,
     },
-    "clocks/wall-clock": {"now": _callback(_wall), "resolution": _callback(_wall_resolution)},
-    "random/random": {"get-random-bytes": _callback(_random_bytes), "get-random-u64": _callback(_random_u64)},
+    "clocks/wall-clock": {"now": _wall, "resolution": _wall_resolution},
+    "random/random": {"get-random-bytes": _random_bytes, "get-random-u64": _random_u64},
 }

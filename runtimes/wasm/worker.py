@@ -23,13 +23,14 @@ from gateway.v1 import gateway_pb2_grpc as pb_grpc
 from runtimes import _confine
 from runtimes.wasm.engine import Ticker, compiled_path, make_engine
 from runtimes.wasm.guest import Guest, Order, make_linker
+from runtimes.wasm.place import Places
 
 
 class Worker:
     """Keeps guests by id and does the host's orders."""
 
     def __init__(self, folder: Path, compiled: Path, max_guests: int) -> None:
-        self._folder = folder
+        self._places = Places(folder)
         engine, self.pools = make_engine(max_guests)
         component = Component.deserialize_file(engine, str(compiled))
         self._parts = (engine, component, make_linker(engine), Ticker(engine))
@@ -45,7 +46,7 @@ class Worker:
             guest.stop("killed")
 
     def _start(self, order: Order) -> None:
-        guest = Guest(order, self._folder / str(order.id), self._stub(order.address).Attach, *self._parts)
+        guest = Guest(order, self._places, self._stub(order.address).Attach, *self._parts)
         self._guests[order.id] = guest
         self._threads.submit(self._live, guest)
 

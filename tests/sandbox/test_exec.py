@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -548,6 +549,28 @@ async def test_many_first_uses_at_once_all_find_every_backend() -> None:
             for delay in (0, 0.01, 0.05):
                 tasks.start_soon(run, delay)
     assert sorted(values) == ["0", "0.01", "0.05"]
+
+
+async def test_what_a_new_probe_finds_counts_from_then_on() -> None:
+    class Changing(MockBackend):
+        kind: ClassVar[str] = "changing"
+        usable: ClassVar[bool] = True
+
+        async def probe(self) -> Any:
+            found = await super().probe()
+            return replace(found, kind="changing", usable=self.usable, reason="" if self.usable else "it is gone")
+
+    async with AsyncExec(backends={"changing": Changing}) as exec:
+        assert (await exec.execute_code("1")).value == "1"
+        assert (await exec.execute_code("2")).value == "2"
+        Changing.usable = False
+        assert (await exec.execute_code("3")).value == "3", "it was not probed again"
+        await exec.probe()
+        with pytest.raises(BackendUnavailable, match="it is gone"):
+            await exec.execute_code("4")
+        Changing.usable = True
+        await exec.probe()
+        assert (await exec.execute_code("5")).value == "5"
 
 
 async def test_five_hundred_at_once() -> None:
