@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from runtimes.base import Capabilities
 from sandbox import Exec
 
-pytest_plugins = ["tests.engines", "tests.crashing"]
+pytest_plugins = ["tests.engines", "tests.crashing", "tests.scripts"]
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("toolexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
