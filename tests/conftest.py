@@ -29,7 +29,7 @@ FRUGAL = {"TOOLEXEC_WORKERS": "1", "TOOLEXEC_POOL_SIZE": "1"}
 """Settings for hosts in their own process that run a snippet or two: what they keep warm is started for nothing."""
 
 LONG = (
-    *("sandbox/test_crash.py", "contract/test_hostile_containers.py", "contract/test_javascript.py"),
+    *("contract/test_hostile_containers.py", "contract/test_javascript.py"),
     *("gateway/test_mcp.py", "contract/test_output.py", "contract/test_limits.py", "sandbox/test_leaks.py"),
     *("contract/test_hostile.py",),
     *("runtimes/test_docker_faults.py", "sandbox/test_cli_mcp.py", "sandbox/test_image.py", "contract/test_bash.py"),
