@@ -22,19 +22,18 @@ WARM = (
 )
 """The forks shall not each import these."""
 
-SECONDS = 90
-"""How long a script may run."""
-
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """`argv` begins with its path. `out` and `err` are the files for what it says."""
+    """`argv` begins with its path. `out` and `err` are the files for what it says. It may run for `seconds`, which are
+    fewer than its test has: else the next one would hear of its end."""
 
     argv: list[str]
     cwd: str
     env: dict[str, str]
     out: str
     err: str
+    seconds: int = 50
 
 
 def fork() -> Script | None:
@@ -48,7 +47,7 @@ def fork() -> Script | None:
 
 
 def become(script: Script) -> None:
-    signal.alarm(SECONDS)  # one that hangs dies
+    signal.alarm(script.seconds)  # one that hangs dies
     wanted = os.O_WRONLY | os.O_CREAT
     for descriptor, path, flags in ((0, os.devnull, os.O_RDONLY), (1, script.out, wanted), (2, script.err, wanted)):
         opened = os.open(path, flags, 0o600)

@@ -22,12 +22,14 @@ class Scripts:
         argv = [sys.executable, "-W", "error", "-m", "tests.script_host"]
         self.process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, *argv: object, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: object, cwd: Path, env: Mapping[str, str], seconds: int = 50
+    ) -> subprocess.CompletedProcess[str]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            script = Script([str(word) for word in argv], str(cwd), {**env}, str(out), str(err))
+            script = Script([str(word) for word in argv], str(cwd), {**env}, str(out), str(err), seconds)
             self.process.stdin.write(json.dumps(asdict(script)) + "\n")
             self.process.stdin.flush()
             code = self.process.stdout.readline()

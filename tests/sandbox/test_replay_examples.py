@@ -24,7 +24,7 @@ def replayed(scripts: Scripts, path: Path, folder: Path) -> tuple[str, list[dict
     """What the example said, and what became of each replay."""
     reports = folder / "reports"
     env = environment() | {"TOOLEXEC_JOURNAL": f"sqlite:///{folder}/journal.db", "PYTHONPATH": str(ROOT)}
-    done = scripts.run(ROOT / "tests" / "example_host.py", path, reports, cwd=folder, env=env)
+    done = scripts.run(ROOT / "tests" / "example_host.py", path, reports, cwd=folder, env=env, seconds=90)
     assert done.returncode == 0, done.stderr
     return done.stdout, [json.loads(line) for line in reports.read_text().splitlines()]
 
