@@ -12,6 +12,8 @@ PROTOS := $(shell find proto -name '*.proto')
 ARGS ?=
 # Test processes: one more than there are cores, since tests wait as much as they work.
 JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1)))
+# Files with tests that run by themselves, unless ARGS names some: collecting all others once more takes long.
+ALONE = $(if $(findstring tests/,$(ARGS)),,$(shell grep -rl --include='test_*.py' pytest.mark.alone tests))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -27,9 +29,10 @@ engines: $(INSTALLED) $(GUEST) ## install and start what the tests need: Docker,
 	@.ci/services
 	@.ci/engines
 
+# tests/conftest.py has an order of files by how long they take; xdist's own is by how many tests are in them.
 test: $(INSTALLED) $(GUEST) ## run the tests (ARGS="-k name" for some of them)
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not alone" $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m alone $(ALONE) $(ARGS) || [ $$? -eq 5 ]
 
 soak: $(INSTALLED) $(GUEST) ## call tools for a minute, and look for what is left or grows
 	@TOOLEXEC_SOAK_SECONDS=60 $(BIN)/python -m pytest tests/sandbox/test_soak.py $(ARGS)

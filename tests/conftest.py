@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from runtimes.base import Capabilities
 from sandbox import Exec
 
-pytest_plugins = ["tests.engines", "tests.crashing"]
+pytest_plugins = ["tests.engines", "tests.crashing", "tests.scripts"]
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("toolexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,7 +28,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FRUGAL = {"TOOLEXEC_WORKERS": "1", "TOOLEXEC_POOL_SIZE": "1"}
 """Settings for hosts in their own process that run a snippet or two: what they keep warm is started for nothing."""
 
+LONG = (
+    *("contract/test_hostile_containers.py", "contract/test_javascript.py"),
+    *("gateway/test_mcp.py", "contract/test_output.py", "contract/test_limits.py", "sandbox/test_leaks.py"),
+    *("contract/test_hostile.py",),
+    *("runtimes/test_docker_faults.py", "sandbox/test_cli_mcp.py", "sandbox/test_image.py", "contract/test_bash.py"),
+    *("contract/test_isolation.py", "gateway/test_journal_tables.py", "runtimes/wasm/test_backend.py", "test_docs.py"),
+    *("sandbox/test_resume.py", "sandbox/test_cli.py", "gateway/test_dynamodb.py", "sandbox/test_replay_examples.py"),
+    *("contract/test_journals.py", "runtimes/test_docker.py", "contract/test_errors.py", "runtimes/test_gvisor.py"),
+    *("runtimes/test_confine.py", "sandbox/test_replay.py", "sandbox/test_cli_durable.py", "test_examples.py"),
+)
+"""Files whose tests take longest, the longest of all first: about 10 seconds and more."""
+
 REQUIRED = frozenset(filter(None, os.environ.get("TOOLEXEC_REQUIRE", "").split(",")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first, so that no process is still at one when the others have nothing left to do."""
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(LONG)}
+    assert all(path.exists() for path in ranks)
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def add_tools(exec: AsyncExec, effects: str, chance: random.Random) -> None:  # 
         row = (context.idempotency_key, context.execution_id, step, note)
         await pause()
         with closing(sqlite3.connect(effects, timeout=30)) as database, database:
+            database.execute("PRAGMA synchronous=OFF")  # hosts are killed here, and never the machine
             database.execute(
                 "INSERT INTO effects VALUES (?, ?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET asked = asked + 1", row
             )

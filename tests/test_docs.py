@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from sandbox.profile import PROFILES
 from sandbox.tool_settings import ORIGINAL_NAMES, ToolSettings
 from tests.conftest import FRUGAL
 from tests.gateway.test_metrics import NAMES
+from tests.scripts import Scripts
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -57,12 +56,10 @@ def test_tests_and_files_that_are_named_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_python_blocks_run(block: str, tmp_path: Path) -> None:
+def test_python_blocks_run(block: str, scripts: Scripts, tmp_path: Path) -> None:
     file = tmp_path / "block.py"
     file.write_text(block)
-    argv = [sys.executable, "-W", "error", str(file)]
-    env = os.environ | FRUGAL
-    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=50, check=False)
+    done = scripts.run(file, cwd=tmp_path, env=os.environ | FRUGAL)
     assert done.returncode == 0, done.stderr
 
 

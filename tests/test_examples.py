@@ -10,6 +10,7 @@ import pytest
 
 from sandbox import Exec
 from tests.conftest import FRUGAL, require
+from tests.scripts import Scripts
 
 pytestmark = pytest.mark.usefixtures("wasm")
 
@@ -25,16 +26,14 @@ def normalised(text: str) -> str:
     return re.sub(r"ABI \d+", "ABI #", text)
 
 
-def run(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("TOOLEXEC_", "FORCE_"))}
-    return subprocess.run(
-        [sys.executable, path], cwd=folder, env=env | FRUGAL, capture_output=True, text=True, timeout=50, check=False
-    )
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOOLEXEC_", "FORCE_"))}
+    return kept | FRUGAL
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_example_says_what_was_recorded(path: Path, tmp_path: Path) -> None:
-    done = run(path, tmp_path)
+def test_example_says_what_was_recorded(path: Path, scripts: Scripts, tmp_path: Path) -> None:
+    done = scripts.run(path, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr
     if any(word in done.stdout for word in CONFINED):
         require("confinement", "this kernel does not confine the worker fully")
@@ -47,9 +46,12 @@ def test_every_recording_belongs_to_an_example() -> None:
 
 
 def test_example_output_is_plain_when_piped(tmp_path: Path) -> None:
-    said = run(ROOT / "examples" / "demo.py", tmp_path).stdout
-    assert said.isascii()
-    assert "\x1b" not in said
+    """As a user runs it, in a process that has imported nothing yet."""
+    argv = [sys.executable, str(ROOT / "examples" / "demo.py")]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=50, check=True)
+    assert normalised(done.stdout) == (ROOT / "examples" / "demo.out").read_text()
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
 
 
 def test_readme_example_is_the_ten_line_one() -> None:

@@ -26,14 +26,19 @@ def housed_exec() -> Iterator[Exec]:
 
 
 @pytest.fixture
-def run(shared_exec: Exec, housed_exec: Exec, backend: str, demo_tools: None, request: pytest.FixtureRequest) -> Run:
+def shares(backend: str, request: pytest.FixtureRequest) -> bool:
+    """Whether guests of this test may share a place: it or its module is marked `one_container`, and neither it nor its
+    case is marked `own_container`."""
+    marked = request.node.get_closest_marker
+    return backend in HOUSED and marked("one_container") is not None and marked("own_container") is None
+
+
+@pytest.fixture
+def run(*, shared_exec: Exec, housed_exec: Exec, backend: str, shares: bool, demo_tools: None) -> Run:
     """`run(code, **options)`: the backend under test, profile dev, 20 seconds and the options of `execute_code`.
 
-    The guest has its container or process tree to itself, unless its module is marked `one_container` and its test is
-    not marked `own_container`.
+    The guest has its container or process tree to itself, unless it `shares` one.
     """
-    marked = request.node.get_closest_marker
-    shares = backend in HOUSED and marked("one_container") is not None and marked("own_container") is None
     exec = housed_exec if shares else shared_exec
 
     def run_snippet(code: str, *, limits: dict[str, Any] | None = None, **options: Any) -> ExecutionResult:

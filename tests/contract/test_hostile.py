@@ -11,16 +11,20 @@ from tests.contract.conftest import Run
 ENDED = {Outcome.COMPLETED, Outcome.RAISED, Outcome.EXITED, Outcome.KILLED, Outcome.LIMIT_EXCEEDED, Outcome.TIMED_OUT}
 
 
-_well: dict[str, str] = {}
-"""By backend, the test before which the next guest was well."""
+_last: dict[str, tuple[str, bool, Run]] = {}
+"""By backend, the last test, whether its guests shared a place, and how they were run."""
 
 
 @pytest.fixture(autouse=True)
-def _the_next_guest_is_well(run: Run, backend: str, request: pytest.FixtureRequest) -> None:
-    """Before and, through the next test, after every kind of attack a plain snippet works."""
-    if _well.get(backend) != request.node.originalname:
-        _well[backend] = request.node.originalname
+def _the_next_guest_is_well(*, run: Run, backend: str, shares: bool, request: pytest.FixtureRequest) -> None:
+    """Before and, through the next test, after every kind of attack a plain snippet works where it was made."""
+    this = request.node.originalname
+    test, shared, run_there = _last.get(backend, ("", shares, run))
+    if test != this or shared != shares:
+        assert_next_guest_is_well(run_there)
+    if shared != shares:
         assert_next_guest_is_well(run)
+    _last[backend] = (this, shares, run)
 
 
 def assert_next_guest_is_well(run: Run) -> None:
@@ -72,6 +76,7 @@ except ImportError:
 ADD = """call('run_tool', '{"tool_id": "demo:add", "arguments": {"a": 1}}')"""
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize("attack", FORGE.values(), ids=FORGE)
 def test_forged_frames_harm_only_their_sender(run: Run, attack: str) -> None:
     result = run(f"{MACHINERY}print('attacking')\n{attack}\nimport time; time.sleep(0.2)", limits={"wall_seconds": 6})
@@ -82,6 +87,7 @@ def test_forged_frames_harm_only_their_sender(run: Run, attack: str) -> None:
     assert not (result.error and result.error.type in {"NameError", "AttributeError", "TypeError"}), result.error
 
 
+@pytest.mark.one_container
 def test_a_forged_call_is_within_the_grant(run: Run) -> None:
     code = MACHINERY + ADD
     result = run(code, allowed_tools=["demo:echo"])
@@ -89,6 +95,7 @@ def test_a_forged_call_is_within_the_grant(run: Run) -> None:
     assert [call.status for call in result.tool_calls] == ["refused"]
 
 
+@pytest.mark.one_container
 def test_a_forged_call_counts_and_is_recorded(run: Run) -> None:
     code = f"{MACHINERY}for _ in range(3): last = {ADD}\nlast"
     result = run(code, limits={"tool_calls": 2})
@@ -110,6 +117,7 @@ def test_a_second_attachment_with_a_guessed_token_is_refused(run: Run) -> None:
     assert result.stderr in {"no network machinery here\n", "StatusCode.UNAUTHENTICATED\n"}
 
 
+@pytest.mark.one_container
 def test_calls_that_are_always_refused_end_the_guest(run: Run) -> None:
     result = run(
         "for _ in range(2000):\n    try:\n        tools.demo.add(a=1)\n    except tools.ToolError: pass\n"
@@ -135,6 +143,7 @@ LIES = {
 }
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_forged_ending_is_not_taken_for_a_good_one(run: Run, lie: str) -> None:
     code = f"from runtimes.guest.ending import finished\nlie = {lie}\nfinished.__code__ = lie.__code__\n5"
@@ -143,6 +152,7 @@ def test_a_forged_ending_is_not_taken_for_a_good_one(run: Run, lie: str) -> None
     assert result.value is None
 
 
+@pytest.mark.one_container
 def test_a_lie_within_the_rules_fools_only_its_own_caller(run: Run) -> None:
     code = (
         "from runtimes.guest.ending import finished\n"
@@ -154,8 +164,6 @@ def test_a_lie_within_the_rules_fools_only_its_own_caller(run: Run) -> None:
 
 
 VANDALISM = {
-    "close stdout": "import sys\nprint('x')\nsys.stdout.close()\nsys.stderr.close()",
-    "close descriptors": "import os\nprint('x')\nfor n in (0, 1, 2):\n    try: os.close(n)\n    except OSError: pass",
     "replace stdout": "import sys\nprint('x')\nsys.stdout = None",
     "lying stdout": (
         "import sys\nprint('x')\nclass Out:\n    def __getattr__(self, name): raise RuntimeError(name)\n"
@@ -172,12 +180,25 @@ VANDALISM = {
     "int digits": "print('x')\nimport sys\nsys.set_int_max_str_digits(640)",
     "exit handlers": "print('x')\nimport atexit\natexit.register(lambda: 1 / 0)",
     "collector": "print('x')\nimport gc\ngc.disable()\ngc.set_threshold(1)",
+}
+
+VANDALISM_AROUND = {
+    "close stdout": "import sys\nprint('x')\nsys.stdout.close()\nsys.stderr.close()",
+    "close descriptors": "import os\nprint('x')\nfor n in (0, 1, 2):\n    try: os.close(n)\n    except OSError: pass",
     "folder gone": "print('x')\nimport os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)",
     "odd files": "print('x')\nimport os\nos.mkdir('d')\nos.symlink('d', 'd/loop')\nopen('a' * 200, 'w').close()",
 }
+"""What reaches beyond the interpreter, to the streams and files of its place."""
 
 
-@pytest.mark.parametrize("act", VANDALISM.values(), ids=VANDALISM)
+@pytest.mark.one_container
+@pytest.mark.parametrize(
+    "act",
+    [
+        *(pytest.param(act, id=name) for name, act in VANDALISM.items()),
+        *(pytest.param(act, id=name, marks=pytest.mark.own_container) for name, act in VANDALISM_AROUND.items()),
+    ],
+)
 def test_a_guest_that_breaks_its_own_interpreter(run: Run, act: str) -> None:
     result = run(f"{act}\n5", limits={"wall_seconds": 4})
     assert result.outcome in ENDED
@@ -185,6 +206,7 @@ def test_a_guest_that_breaks_its_own_interpreter(run: Run, act: str) -> None:
     assert result.value in {5, None}
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize(
     "act",
     [

@@ -47,6 +47,7 @@ def test_temporary_files_work(run: Run) -> None:
     assert (result.outcome, result.value, result.artifacts) == (Outcome.COMPLETED, True, ())
 
 
+@pytest.mark.one_container
 def test_files_go_in_and_changed_ones_come_out(run: Run) -> None:
     result = run(
         "import pathlib\ntext = pathlib.Path('in/data.csv').read_text()\n"
@@ -77,6 +78,7 @@ def test_large_and_many_files_make_the_journey(run: Run) -> None:
     assert found == {f"{n:02}.txt": str(n).encode() for n in range(50)}
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize("ending", ["1 / 0", "import sys; sys.exit(3)", "return 'x' * 10_000_000"])
 def test_artifacts_survive_the_endings_that_the_guest_sees(run: Run, ending: str) -> None:
     result = run(f"open('kept.txt', 'w').write('kept')\n{ending}")
@@ -128,6 +130,7 @@ def test_randomness_differs_between_executions(run: Run) -> None:
         assert len(set(seen)) == len(runs), seen
 
 
+@pytest.mark.one_container
 def test_a_seeded_generator_repeats(run: Run) -> None:
     code = "import random\nrandom.seed(7)\n[random.random(), random.randrange(1000)]"
     first, second = run(code), run(code)
@@ -135,6 +138,7 @@ def test_a_seeded_generator_repeats(run: Run) -> None:
     assert first.value == second.value
 
 
+@pytest.mark.one_container
 def test_the_snippet_is_the_main_module(run: Run) -> None:
     result = run(
         "import dataclasses, pickle, sys, typing\n"
@@ -146,10 +150,12 @@ def test_the_snippet_is_the_main_module(run: Run) -> None:
     assert result.value == ["__main__", True, True, True, "Point(x=1, y=2)", "__main__", [""]]
 
 
+@pytest.mark.one_container
 def test_the_main_guard_runs(run: Run) -> None:
     assert run("def main(): return 5\nif __name__ == '__main__':\n    __out = main()").value == 5
 
 
+@pytest.mark.one_container
 @pytest.mark.parametrize("code", ["input()", "input('name? ')"])
 def test_there_is_no_input(run: Run, code: str) -> None:
     result = run(code)

@@ -82,7 +82,7 @@ def test_an_expression_is_a_value_and_no_output(run: Run) -> None:
 )
 def test_output_survives_every_ending(run: Run, ending: str, outcome: Outcome) -> None:
     code = f"import sys, os\nprint('first')\nprint('broken', file=sys.stderr)\nprint('half', end='')\n{ending}"
-    result = run(code, limits={"wall_seconds": 2 if outcome is Outcome.TIMED_OUT else 20})
+    result = run(code, limits={"wall_seconds": 1 if outcome is Outcome.TIMED_OUT else 20})
     assert result.outcome is outcome
     assert result.stdout == "first\nhalf"
     assert result.stderr.startswith("broken\n")

@@ -89,7 +89,7 @@ async def test_system_is_a_role_like_any_other() -> None:
 
 
 async def test_a_refusal_says_what_is_missing_and_is_recorded() -> None:
-    async with AsyncExec() as exec:
+    async with AsyncExec(workers=1, pool_size=1) as exec:
 
         @exec.tool(policies=Policies(access=AccessRules(permissions=frozenset({"see", "pay"}))))
         def pay() -> int:

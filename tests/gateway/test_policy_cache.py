@@ -426,7 +426,7 @@ async def test_a_shared_cache_that_is_broken_has_nothing(library: Library, answe
 
 
 def test_a_snippet_asks_twice_and_the_tool_is_asked_once(library: Library) -> None:
-    with Exec() as exec:
+    with Exec(workers=1, pool_size=1) as exec:
         exec.register(library.tool(ResultCache()))
         result = exec.execute_code("[tools.find(query='x')['time'] for _ in range(3)]")
         assert result.value == [1, 1, 1]

@@ -266,7 +266,7 @@ async def test_a_call_is_refused_before_anything_is_sent() -> None:
     async def answer(_seen: Seen, writer: Any) -> None:
         writer.write(response(b"1"))
 
-    async with serving(answer) as server, AsyncExec() as exec:
+    async with serving(answer) as server, AsyncExec(workers=1, pool_size=1) as exec:
         api = HttpApi(base_url=server.url)
         for name, rules in (
             ("shut", EgressRules(allow=("https://api.example.com",))),

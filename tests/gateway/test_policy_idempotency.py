@@ -331,7 +331,7 @@ async def test_as_the_default_it_leaves_reading_tools_alone(till: Till) -> None:
 
 
 def test_a_snippet_that_pays_twice_pays_once(till: Till) -> None:
-    with Exec() as exec:
+    with Exec(workers=1, pool_size=1) as exec:
         exec.register(till.tool(FieldIdempotency(key_fields=("order",))))
         result = exec.execute_code(
             """

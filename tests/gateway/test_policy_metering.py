@@ -155,18 +155,30 @@ async def test_what_never_reached_its_tool_costs_nothing(policies: dict[str, Any
     assert "attempts" not in usage
 
 
-async def test_a_stream_is_counted_chunk_by_chunk() -> None:
-    async with AsyncExec() as exec:
+@pytest.fixture(scope="module")
+async def _exec() -> AsyncIterator[AsyncExec]:
+    async with AsyncExec(workers=1, pool_size=1) as exec:
+        yield exec
 
-        @exec.tool(policies=Policies(usage=Meter(tokens="chars", per_token_out_usd="1")))
-        async def lines(n: int) -> AsyncIterator[str]:
-            for _ in range(n):
-                yield "x" * 10
 
-        code = "return [event for event in tools.stream_tool('lines', {'n': 3})]"
-        result = await exec.execute_code(code)
-        assert len(result.value) == 4
-        assert (result.tool_usage.tokens_out, result.tool_usage.cost_usd) == (9, Decimal(9))
+@pytest.fixture
+async def exec(_exec: AsyncExec) -> AsyncIterator[AsyncExec]:
+    """The one of all tests here; each takes the tools with it that it brought."""
+    yield _exec
+    tools = (await _exec.list_tools()).tools
+    _exec.unregister(*(str(tool.id) for tool in tools))
+
+
+async def test_a_stream_is_counted_chunk_by_chunk(exec: AsyncExec) -> None:  # noqa: A002 - as above
+    @exec.tool(policies=Policies(usage=Meter(tokens="chars", per_token_out_usd="1")))
+    async def lines(n: int) -> AsyncIterator[str]:
+        for _ in range(n):
+            yield "x" * 10
+
+    code = "return [event for event in tools.stream_tool('lines', {'n': 3})]"
+    result = await exec.execute_code(code)
+    assert len(result.value) == 4
+    assert (result.tool_usage.tokens_out, result.tool_usage.cost_usd) == (9, Decimal(9))
 
 
 class Odd:
@@ -217,25 +229,23 @@ def _kind(value: Any) -> str:
 @pytest.mark.parametrize(
     "count", ["12", None, 1.5, -1, True, float("nan"), Decimal(3), 10**400, 10**5000, [1]], ids=_kind
 )
-async def test_what_is_no_number_of_tokens_fails_no_call_and_is_noted(count: Any) -> None:
-    async with AsyncExec() as exec:
+async def test_what_is_no_number_of_tokens_fails_no_call_and_is_noted(count: Any, exec: AsyncExec) -> None:  # noqa: A002
+    @exec.tool(policies=Policies(usage=UsageMeter(lambda text: count, Rates(per_token_out=Decimal(1)))))
+    def work() -> str:
+        return "done"
 
-        @exec.tool(policies=Policies(usage=UsageMeter(lambda text: count, Rates(per_token_out=Decimal(1)))))
-        def work() -> str:
-            return "done"
+    @exec.tool(policies=Policies(usage=UsageMeter(lambda text: count)))
+    async def lines() -> AsyncIterator[str]:
+        yield "one"
+        yield "two"
 
-        @exec.tool(policies=Policies(usage=UsageMeter(lambda text: count)))
-        async def lines() -> AsyncIterator[str]:
-            yield "one"
-            yield "two"
-
-        assert await exec.run_tool("work") == "done"
-        result = await exec.execute_code("tools.work(); return [event for event in tools.stream_tool('lines', {})]")
-        assert result.error is None
-        for call in result.tool_calls:
-            assert not {"tokens_in", "tokens_out", "cost_usd"} & set(call.usage)
-            assert call.usage["decisions"][0].startswith("tokens not counted: ValueError: ")
-        assert result.tool_usage.tokens_out is None
+    assert await exec.run_tool("work") == "done"
+    result = await exec.execute_code("tools.work(); return [event for event in tools.stream_tool('lines', {})]")
+    assert result.error is None
+    for call in result.tool_calls:
+        assert not {"tokens_in", "tokens_out", "cost_usd"} & set(call.usage)
+        assert call.usage["decisions"][0].startswith("tokens not counted: ValueError: ")
+    assert result.tool_usage.tokens_out is None
 
 
 @pytest.mark.parametrize(
@@ -243,20 +253,18 @@ async def test_what_is_no_number_of_tokens_fails_no_call_and_is_noted(count: Any
     ["free", "1", -1, Decimal(-1), float("nan"), float("inf"), Decimal("sNaN"), Decimal("1e999999"), True, 10**5000],
     ids=_kind,
 )
-async def test_what_is_no_cost_fails_no_call_and_is_noted(cost: Any) -> None:
-    async with AsyncExec() as exec:
+async def test_what_is_no_cost_fails_no_call_and_is_noted(cost: Any, exec: AsyncExec) -> None:  # noqa: A002
+    @exec.tool(policies=Policies(usage=UsageMeter(None, Gives(cost))))
+    def work() -> str:
+        return "done"
 
-        @exec.tool(policies=Policies(usage=UsageMeter(None, Gives(cost))))
-        def work() -> str:
-            return "done"
-
-        assert await exec.run_tool("work") == "done"
-        result = await exec.execute_code("return [tools.work(), tools.work()]")
-        assert result.value == ["done", "done"]
-        (usage, _) = (call.usage for call in result.tool_calls)
-        assert "cost_usd" not in usage
-        assert usage["decisions"][0].startswith("cost not counted: ")
-        assert result.tool_usage.cost_usd is None
+    assert await exec.run_tool("work") == "done"
+    result = await exec.execute_code("return [tools.work(), tools.work()]")
+    assert result.value == ["done", "done"]
+    (usage, _) = (call.usage for call in result.tool_calls)
+    assert "cost_usd" not in usage
+    assert usage["decisions"][0].startswith("cost not counted: ")
+    assert result.tool_usage.cost_usd is None
 
 
 @pytest.mark.parametrize(
@@ -293,22 +301,20 @@ async def test_no_value_breaks_the_meter(value: Any, arguments: str) -> None:
     assert "decisions" not in usage
 
 
-async def test_an_execution_adds_its_calls_up() -> None:
-    async with AsyncExec() as exec:
+async def test_an_execution_adds_its_calls_up(exec: AsyncExec) -> None:  # noqa: A002 - as above
+    @exec.tool(policies=Policies(usage=Meter(tokens="chars", per_call_usd="0.1")))
+    def priced() -> str:
+        return "ok"
 
-        @exec.tool(policies=Policies(usage=Meter(tokens="chars", per_call_usd="0.1")))
-        def priced() -> str:
-            return "ok"
+    @exec.tool
+    def free() -> str:
+        return "ok"
 
-        @exec.tool
-        def free() -> str:
-            return "ok"
-
-        result = await exec.execute_code("tools.priced(); tools.priced(); tools.free()")
-        totals = result.tool_usage
-        assert (totals.calls, totals.attempts, totals.tokens_out) == (3, 3, 2)
-        assert (totals.cost_usd, totals.input_bytes, totals.output_bytes) == (Decimal("0.2"), 6, 12)
-        assert (await exec.execute_code("pass")).tool_usage == UsageTotals()
+    result = await exec.execute_code("tools.priced(); tools.priced(); tools.free()")
+    totals = result.tool_usage
+    assert (totals.calls, totals.attempts, totals.tokens_out) == (3, 3, 2)
+    assert (totals.cost_usd, totals.input_bytes, totals.output_bytes) == (Decimal("0.2"), 6, 12)
+    assert (await exec.execute_code("pass")).tool_usage == UsageTotals()
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,7 @@ async def test_status_looks_the_same_before_and_after_the_first_call_and_reset_f
 
 
 def test_a_snippet_is_told_when_to_try_again() -> None:
-    with Exec() as exec:
+    with Exec(workers=1, pool_size=1) as exec:
         exec.register(limited(TokenBucket(calls=2, per_seconds=600)))
         result = exec.execute_code(
             """

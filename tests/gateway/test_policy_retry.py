@@ -69,7 +69,7 @@ async def test_the_last_error_comes_out_unchanged() -> None:
 
 async def test_what_an_inner_call_did_not_send_says_nothing_of_the_call_around_it() -> None:
     charged: list[int] = []
-    async with AsyncExec() as exec:
+    async with AsyncExec(workers=1, pool_size=1) as exec:
 
         @exec.tool(policies=Policies(retry=FixedRetry(max_attempts=3, delay_seconds=0.001)))
         async def pay(context: ToolContext) -> None:

@@ -471,7 +471,7 @@ async def test_switched_off_it_takes_the_first_and_learns_nothing() -> None:
 
 
 async def test_a_snippet_calls_a_group_like_a_tool() -> None:
-    async with AsyncExec() as exec:
+    async with AsyncExec(workers=1, pool_size=1) as exec:
         ran = host_with(exec)
         exec.register_group(GROUP, description="find something")
         code = """

@@ -150,7 +150,7 @@ async def test_an_execution_is_the_parent_of_its_calls(exporter: InMemorySpanExp
 
 
 def test_a_real_guests_calls_are_below_its_execution_without_an_event_loop(exporter: InMemorySpanExporter) -> None:
-    with Exec() as exec:
+    with Exec(workers=1, pool_size=1) as exec:
         exec.tool(add)
         with trace.get_tracer_provider().get_tracer("host").start_as_current_span("host") as host_span:
             assert exec.execute_code("tools.add(a=1)").value == 2

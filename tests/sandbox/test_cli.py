@@ -1,4 +1,4 @@
-"""The command, run as a user runs it: in a process of its own, with pipes or a terminal."""
+"""The command as its users see it, with pipes or a terminal."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from sandbox._exit import ExitCode
 from sandbox._options import empty_folder, parse_limits, tools_at, write_artifacts
 from sandbox._render import visible
 from sandbox.cli import EXIT_CODES
+from tests.sandbox.command import COMMAND, environment, process, toolexec
 
 pytestmark = pytest.mark.usefixtures("wasm")
-
-COMMAND = str(Path(sys.executable).with_name("toolexec"))
 
 TOOLS = '''
 import asyncio
@@ -49,24 +47,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOOLEXEC_", "FORCE_", "NO_"))}
-    return kept | {"TERM": "xterm-256color", "COLUMNS": "100"}
-
-
-def toolexec(
-    *args: str, code: str = "", cwd: Path | None = None, cache: Path | None = None, engines: bool = True
-) -> subprocess.CompletedProcess[str]:
-    argv = [COMMAND, *args]
-    env = environment() | ({} if cache is None else {"XDG_CACHE_HOME": str(cache)})
-    if not engines:
-        missing = {"docker": {"host": "unix:///nonexistent"}, "gvisor": {"runsc": "/nonexistent/runsc"}}
-        env["TOOLEXEC_BACKEND_OPTIONS"] = json.dumps(missing)
-    return subprocess.run(argv, input=code, cwd=cwd, env=env, capture_output=True, text=True, timeout=50, check=False)
-
-
 def test_output_goes_where_the_snippet_sent_it_and_the_value_to_stderr() -> None:
-    done = toolexec("run", "-", code="import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7")
+    done = process("run", "-", code="import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7")
     assert done.returncode == 0
     assert done.stdout == "out\n"
     assert re.search(r"^err\nvalue: 42\n", done.stderr, re.MULTILINE)  # after a word to the patient, on a busy machine
@@ -88,8 +70,8 @@ def test_output_arrives_while_the_snippet_runs() -> None:
 
 def test_nothing_but_text_when_piped(folder: Path) -> None:
     code = "import asyncio\nawait asyncio.gather(*(tools.aio.work.slow(n=n) for n in range(3)))"
-    done = toolexec("run", "-", "--tools", "my_tools:NAMED", code=code, cwd=folder)
-    said = done.stdout + done.stderr + toolexec("run", "--help").stdout + toolexec("doctor").stdout
+    done = process("run", "-", "--tools", "my_tools:NAMED", code=code, cwd=folder)
+    said = done.stdout + done.stderr + process("run", "--help").stdout + process("doctor").stdout
     assert done.stderr.count("work:slow") == 3
     assert "\x1b" not in said
     assert said.isascii()
@@ -128,7 +110,7 @@ def in_terminal(code: str) -> tuple[int, str]:
 
 def test_json_is_the_whole_result_and_nothing_else(folder: Path) -> None:
     code = "print('hi')\nopen('left.bin', 'wb').write(b'\\xff')\ntools.sum(a=1, b=2)"
-    done = toolexec("run", "-", "--tools", "my_tools:NAMED", "--json", code=code, cwd=folder)
+    done = process("run", "-", "--tools", "my_tools:NAMED", "--json", code=code, cwd=folder)
     result = json.loads(done.stdout)
     assert done.stderr == ""
     assert (result["outcome"], result["value"], result["stdout"]) == ("completed", 3, "hi\n")
@@ -279,14 +261,15 @@ def test_doctor_speaks_json() -> None:
 
 
 def test_doctor_exits_3_and_names_the_fix_when_nothing_fits(open_cache: Path) -> None:
-    done = toolexec("doctor", cache=open_cache, engines=False)
+    missing = {"docker": {"host": "unix:///nonexistent"}, "gvisor": {"runsc": "/nonexistent/runsc"}}
+    done = toolexec("doctor", XDG_CACHE_HOME=str(open_cache), TOOLEXEC_BACKEND_OPTIONS=json.dumps(missing))
     assert done.returncode == ExitCode.REFUSED
     assert "wasm not usable\n" in done.stdout
     assert re.search(r" +reason +.*can be written by others.*\n +fix +Set XDG_CACHE_HOME", done.stdout)
 
 
 def test_backend_that_cannot_be_used_is_a_refusal_with_the_fix(open_cache: Path) -> None:
-    done = toolexec("run", "-", "--backend", "wasm", code="print('ran')", cache=open_cache)
+    done = toolexec("run", "-", "--backend", "wasm", code="print('ran')", XDG_CACHE_HOME=str(open_cache))
     assert (done.returncode, done.stdout) == (ExitCode.REFUSED, "")
     assert "error: backend 'wasm' cannot be used here: " in done.stderr
     assert "Set XDG_CACHE_HOME" in done.stderr
@@ -306,7 +289,7 @@ def test_versions_are_said_as_text_and_as_json() -> None:
     assert set(found) == {"toolexec", "python", "platform"}
     said = toolexec("version").stdout
     assert said.startswith(f"toolexec {found['toolexec']} (Python ")
-    assert toolexec("--version").stdout == said
+    assert process("--version").stdout == said
 
 
 def test_help_lists_every_exit_code() -> None:
@@ -339,12 +322,12 @@ MAPPING = {"ends": starts, "text": {"starts": starts}}
 def test_a_log_is_written_to_standard_error_when_it_is_asked_for(folder: Path) -> None:
     argv = ["run", "-", "--tools", "my_tools:LIST", "--json"]
     code = "tools.plus(a=1, b=2)"
-    assert toolexec(*argv, cwd=folder, code=code).stderr == ""
-    done = toolexec(*argv, "--log", "json", cwd=folder, code=code)
+    assert process(*argv, cwd=folder, code=code).stderr == ""
+    done = process(*argv, "--log", "json", cwd=folder, code=code)
     result, found = json.loads(done.stdout), [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["event"] for line in found] == ["tool call completed", "execution ended"]
     assert {line["execution_id"] for line in found} == {result["execution_id"]}
-    done = toolexec(*argv, "--log", "text", cwd=folder, code=code)
+    done = process(*argv, "--log", "text", cwd=folder, code=code)
     assert 'event="tool call completed"' in done.stderr
-    done = toolexec(*argv, "--log", "xml", cwd=folder, code=code)
+    done = process(*argv, "--log", "xml", cwd=folder, code=code)
     assert (done.returncode, "json or text" in done.stderr) == (ExitCode.USAGE, True)

@@ -22,7 +22,7 @@ from sandbox import Exec
 from sandbox._exit import ExitCode
 from sandbox.server.mcp.stdio import MAX_LINE_BYTES
 from tests.conftest import require
-from tests.sandbox.test_cli import COMMAND, environment, toolexec
+from tests.sandbox.command import COMMAND, environment, process, toolexec
 
 pytestmark = pytest.mark.anyio
 
@@ -235,7 +235,7 @@ async def test_the_token_may_stand_in_the_environment(folder: Path) -> None:
 )
 def test_what_makes_no_sense_is_refused(options: list[str], words: str, folder: Path) -> None:
     (folder / "token").write_text(TOKEN)
-    done = toolexec("mcp", *options, cwd=folder)
+    done = (toolexec if "--http" in options else process)("mcp", *options, cwd=folder)  # else our own streams are its
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert words in done.stderr
     assert "Traceback" not in done.stderr

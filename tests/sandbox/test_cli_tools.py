@@ -1,4 +1,4 @@
-"""`toolexec tools`, run as a user runs it."""
+"""`toolexec tools` as its users see it."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 
 from sandbox._exit import ExitCode
-from tests.sandbox.test_cli import toolexec
+from tests.sandbox.command import process, toolexec
 
 MODULE = '''
 from collections.abc import Iterator
@@ -59,6 +59,23 @@ def tools(tmp_path: Path) -> Tools:
 
 def _tools(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return toolexec("tools", *args, "--tools", "my_tools:ALL", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("list",),
+        ("search", "number"),
+        ("show", "math:add"),
+        ("call", "math:add", '{"a": "x"}'),
+        ("stubs",),
+        ("check", "bad.py"),
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_process_of_its_own_says_the_same(tools: Tools, tmp_path: Path, args: tuple[str, ...]) -> None:
+    here, apart = tools(*args), process("tools", *args, "--tools", "my_tools:ALL", cwd=tmp_path)
+    assert (apart.returncode, apart.stdout, apart.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 def test_tools_are_listed_and_found(tools: Tools) -> None:
@@ -139,8 +156,8 @@ def test_tools_may_be_described_in_a_file(tmp_path: Path) -> None:
         assert says in wrong.stderr
 
 
-def test_health_is_told_of_each_tool_and_of_all(tools: Tools) -> None:
-    done = tools("health")
+def test_health_is_told_of_each_tool_and_of_all(tools: Tools, tmp_path: Path) -> None:
+    done = process("tools", "health", "--tools", "my_tools:ALL", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (ExitCode.COMPLETED, "")
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
         ["fail", "healthy"],

@@ -1,11 +1,9 @@
 """`toolexec doctor` says what is true of this host: with its engines, and without each."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,16 @@ import pytest
 from runtimes.base import Capabilities
 from sandbox._exit import ExitCode
 from sandbox._render import as_json
+from tests.sandbox.command import process, toolexec
 
-COMMAND = str(Path(sys.executable).with_name("toolexec"))
 DEAD = "unix:///nonexistent/docker.sock"
 
 
-def doctor(**env: str) -> tuple[int, dict[str, Any]]:
+def doctor(
+    command: Callable[..., subprocess.CompletedProcess[str]] = toolexec, **env: str
+) -> tuple[int, dict[str, Any]]:
     """Its exit code, and what it says of each backend."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TOOLEXEC_")}
-    argv = [COMMAND, "doctor", "--json"]
-    done = subprocess.run(argv, env=clean | env, capture_output=True, text=True, timeout=50, check=False)
+    done = command("doctor", "--json", **env)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
 
@@ -35,7 +33,7 @@ def unusable(found: Mapping[str, Any]) -> bool:
 
 
 def test_it_says_of_every_backend_what_the_library_finds(capabilities: Mapping[str, Capabilities]) -> None:
-    code, found = doctor()
+    code, found = doctor(process)
     assert code == ExitCode.COMPLETED
     assert found.keys() == capabilities.keys()
     for kind, real in capabilities.items():

@@ -4,15 +4,13 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.test_examples import EXAMPLES, ROOT, normalised
+from tests.scripts import ROOT, Scripts
+from tests.test_examples import EXAMPLES, environment, normalised
 
 pytestmark = pytest.mark.usefixtures("wasm")
 
@@ -22,21 +20,19 @@ OTHER_VALUE = {"mcp_servers"}
 """Its value counts the tools that it finds, and there are others by the end: discovery is answered anew."""
 
 
-def replayed(path: Path, folder: Path) -> tuple[str, list[dict[str, Any]]]:
+def replayed(scripts: Scripts, path: Path, folder: Path) -> tuple[str, list[dict[str, Any]]]:
     """What the example said, and what became of each replay."""
     reports = folder / "reports"
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("TOOLEXEC_", "FORCE_"))}
-    env |= {"TOOLEXEC_JOURNAL": f"sqlite:///{folder}/journal.db", "PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", "tests.example_host", str(path), str(reports)]
-    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=90, check=False)
+    env = environment() | {"TOOLEXEC_JOURNAL": f"sqlite:///{folder}/journal.db", "PYTHONPATH": str(ROOT)}
+    done = scripts.run(ROOT / "tests" / "example_host.py", path, reports, cwd=folder, env=env, seconds=90)
     assert done.returncode == 0, done.stderr
     return done.stdout, [json.loads(line) for line in reports.read_text().splitlines()]
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_every_execution_of_an_example_replays_the_same(path: Path, tmp_path: Path) -> None:
-    said, reports = replayed(path, tmp_path)
+def test_every_execution_of_an_example_replays_the_same(path: Path, scripts: Scripts, tmp_path: Path) -> None:
+    said, reports = replayed(scripts, path, tmp_path)
     assert normalised(said) == path.with_suffix(".out").read_text()  # so no tool that says something was called again
     assert reports
     for told in reports:
