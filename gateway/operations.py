@@ -16,11 +16,14 @@ from gateway.base import (
 )
 from gateway.chain import check_batch, outcome_json, step_json
 from gateway.errors import InvalidInput, InvalidOutput, PayloadTooLarge, ProtocolError, ToolError
-from gateway.payload import MAX_NESTING, NotJsonError, decode, encode, error_json
+from gateway.payload import MAX_NESTING, Malformed, NotJsonError, decode, encode, error_json, printable
 from gateway.streaming import Streams
 
 MAX_OPERATION_BYTES = MAX_RESULT_BYTES
 """Largest arguments of one operation, as JSON. One call's own bound is lower; this is for chains and batches."""
+
+MAX_MALFORMED = 500
+"""Characters that are kept of why arguments are malformed."""
 
 _WRAPPING = 4
 """Levels that an operation and its reply put around a tool's arguments and result."""
@@ -52,9 +55,10 @@ async def perform(gateway: Gateway, operation: str, arguments: bytes, streams: S
     close_stream         stream                                                     null
     ===================  =========================================================  =================================
 
-    The last three are a guest's way to `stream_tool` and `stream_chain`: it asks for events when it wants them, and
-    `streams` holds what it has begun. Raises the operation's ToolErrors; InvalidInput and PayloadTooLarge for arguments
-    that cannot be decoded.
+    Where a guest has arguments that are no JSON, it gives `malformed` in their place, a text that says why, and that
+    call is refused. The last three operations are a guest's way to `stream_tool` and `stream_chain`: it asks for events
+    when it wants them, and `streams` holds what it has begun. Raises the operation's ToolErrors; InvalidInput and
+    PayloadTooLarge for arguments that cannot be decoded.
     """
     handler = _OPERATIONS.get(operation)
     if handler is None:
@@ -242,7 +246,9 @@ def _step(item: JsonValue) -> ChainStep:
 
 def _call(fields: Fields) -> ParallelCall:
     tool_id = _tool_id(fields)
-    arguments = fields.pop("arguments", {})
+    arguments: JsonValue = fields.pop("arguments", {})
+    if "malformed" in fields:
+        arguments = Malformed(printable(_field(fields, "malformed", str), MAX_MALFORMED))
     timeout_seconds = _seconds(fields)
     _check_empty(fields)
     return ParallelCall(tool_id, arguments, timeout_seconds)

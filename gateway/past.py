@@ -12,6 +12,7 @@ from itertools import count
 
 import anyio
 
+from gateway.beside import beside, brief
 from gateway.calls import LEFT
 from gateway.errors import CallNotRecorded, ReplayDiverged
 from gateway.journal.base import (
@@ -25,11 +26,7 @@ from gateway.journal.base import (
     ExecutionStarted,
     Record,
 )
-from gateway.payload import printable
 from gateway.reads import PastRead
-
-MAX_BRIEF_CHARS = 200
-"""Of arguments, values and outputs in a message."""
 
 SETTLE_SECONDS = 0.1
 
@@ -86,8 +83,11 @@ class PastCall:
         return self.finished is not None and not self.answered and self.finished.error == LEFT
 
     def __str__(self) -> str:
+        return self.described(brief(self.started.arguments))
+
+    def described(self, arguments: str) -> str:
         where = f" at {self.started.site}" if self.started.site else ""
-        return f"call {self.index} of {self.started.tool_id} with {brief(self.started.arguments)}{where}"
+        return f"call {self.index} of {self.started.tool_id} with {arguments}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +103,11 @@ class Asked:
         return call.started.tool_id in self.tool_ids and call.started.arguments_sha256 == self.arguments_sha256
 
     def __str__(self) -> str:
+        return self.described(brief(self.arguments))
+
+    def described(self, arguments: str) -> str:
         where = f" at {self.site}" if self.site else ""
-        return f"a call of {self.tool_ids[0][:200]} with {brief(self.arguments)}{where}"
-
-
-def brief(blob: Blob | None) -> str:
-    """What is in it, or its beginning; its digest where it is not at hand."""
-    if blob is None or blob.data is None:
-        return "nothing" if blob is None else f"{blob.size_bytes} bytes, SHA-256 {blob.sha256[:12]}"
-    text = printable(blob.data[: 4 * MAX_BRIEF_CHARS].decode(errors="replace"), MAX_BRIEF_CHARS)
-    return text if blob.size_bytes <= MAX_BRIEF_CHARS else f"{text} ({blob.size_bytes} bytes)"
+        return f"a call of {self.tool_ids[0][:200]} with {arguments}{where}"
 
 
 class Past:
@@ -233,7 +228,8 @@ class Past:
             return next((call for call in here if not call.asked and asked.is_(call)), None)
         found = next((call for call in here if not call.asked), None)
         if found is not None and not asked.is_(found):
-            raise self._divergence("another call at the same site", str(found), str(asked))
+            was, now = beside(found.started.arguments, asked.arguments)
+            raise self._divergence("another call at the same site", found.described(was), asked.described(now))
         return found
 
     def _turns(self, call: PastCall) -> Sequence[PastCall | PastRead]:

@@ -28,6 +28,12 @@ class NotJsonError(ValueError):
     """A value or text is not JSON as we take it; the message says why."""
 
 
+class Malformed(NamedTuple):
+    """Stands in place of arguments that a guest could not send, because they are no JSON; the guest says why."""
+
+    reason: str
+
+
 class Encoded(NamedTuple):
     """A value made of plain JSON types only, and its encoding."""
 

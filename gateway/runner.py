@@ -18,7 +18,7 @@ from gateway.errors import (
     ToolTimeout,
     ToolUnavailable,
 )
-from gateway.payload import Encoded, NotJsonError, normalise, printable, recorded
+from gateway.payload import Encoded, Malformed, NotJsonError, normalise, printable, recorded
 from gateway.providers.base import StreamingProvider
 from gateway.tools.registry import RegisteredTool, ToolRegistry
 from gateway.tools.validation import SchemaValidator
@@ -94,6 +94,8 @@ class Runner:
 
 def encoded_arguments(arguments: JsonValue) -> Encoded:
     """A copy of the arguments that nobody else holds. Raises InvalidInput for anything but an object."""
+    if isinstance(arguments, Malformed):
+        raise InvalidInput(f"the arguments are not JSON: {arguments.reason}")
     if not isinstance(arguments, Mapping):
         raise InvalidInput(f"arguments must be an object, not {type(arguments).__name__}; pass them by name")
     try:

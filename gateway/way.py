@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gateway.base import JsonValue
 from gateway.chain import Took
 from gateway.context import Progress
-from gateway.payload import Encoded, NotJsonError, normalise
+from gateway.payload import Encoded, Malformed, NotJsonError, normalise
 from gateway.secrets import Secrets
 from gateway.site import current
 from gateway.streaming import Feed
@@ -41,6 +41,8 @@ def site_of(position: int | None = None) -> str:
 
 
 def encoded_for_record(arguments: JsonValue, secrets: Secrets | None) -> Encoded:
+    if isinstance(arguments, Malformed):
+        arguments = {"malformed": arguments.reason}
     try:
         given = normalise(dict(arguments) if isinstance(arguments, Mapping) else arguments)
         return given if secrets is None else secrets.encoded(given)

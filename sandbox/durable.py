@@ -14,6 +14,7 @@ import anyio
 from gateway.answers import told, with_artifacts
 from gateway.approvals import PendingApproval, Verdict, approval_id, parse_approval_id, waiting
 from gateway.base import JsonValue
+from gateway.beside import beside
 from gateway.errors import InvalidInput, InvalidRequest, LeaseHeld, NotRecorded, ReplayDiverged, SandboxError
 from gateway.journal.base import (
     ApprovalDecided,
@@ -27,7 +28,7 @@ from gateway.journal.base import (
 )
 from gateway.journal.listing import microseconds
 from gateway.journal.owner import this_process
-from gateway.past import Beyond, Past, PastCall, brief, joined
+from gateway.past import Beyond, Past, PastCall, joined
 from gateway.tools.registry import ToolRegistry
 from runtimes.base import Outcome
 from sandbox.again import (
@@ -379,18 +380,24 @@ def _check_same(past: Past, report: ReplayReport, recorded: Recorded, masked: Ca
     past.check_complete()
     if report.exact and recorded.last is not None and not report.same:
         was, now = recorded.last, report.result
-        texts = Blob.of_json(now.value).as_text(), now.stdout, now.stderr
+        texts = Blob.of_json(now.value).as_text() if now.ok else "", now.stdout, now.stderr
         value, stdout, stderr = (Blob.of_text(masked(text)) for text in texts)  # as the record has them
-        error = None if now.error is None else asdict(now.error)
-        ended = masked(_how(now.outcome, error, value if now.ok else None, stdout, stderr))
+        pairs = (
+            ("error", _error_blob(was.error), _error_blob(None if now.error is None else asdict(now.error))),
+            ("value", was.value, value if now.ok else None),
+            ("stdout", was.stdout, stdout),
+            ("stderr", was.stderr, stderr),
+        )
+        shown = [(name, *beside(one, other)) for name, one, other in pairs if one != other]
         raise ReplayDiverged(
-            "it ended otherwise", _how(was.outcome, was.error, was.value, was.stdout, was.stderr), ended
+            "it ended otherwise",
+            ", ".join([was.outcome, *(f"{name} {one}" for name, one, _ in shown)]),
+            masked(", ".join([now.outcome, *(f"{name} {other}" for name, _, other in shown)])),
         )
 
 
-def _how(outcome: str, error: Mapping[str, JsonValue] | None, value: Blob | None, stdout: Blob, stderr: Blob) -> str:
-    failed = "" if error is None else f" by {brief(Blob.of_json(dict(error)))}"
-    return f"{outcome}{failed}, value {brief(value)}, stdout {brief(stdout)}, stderr {brief(stderr)}"
+def _error_blob(error: Mapping[str, JsonValue] | None) -> Blob | None:
+    return None if error is None else Blob.of_json(dict(error))
 
 
 async def _text(journal: Journal, blob: Blob) -> str:

@@ -40,7 +40,8 @@ def _problem(item: Any, path: str) -> Exception | None:
     kind = type(item)
     if issubclass(kind, dict):
         strange = [key for key in dict.keys(item) if not issubclass(type(key), str)]
-        return TypeError(f"{path}: keys of a JSON object are str, not {class_name(strange[0])}") if strange else None
+        where = f"{path}: " if path else ""
+        return TypeError(f"{where}keys of a JSON object are str, not {class_name(strange[0])}") if strange else None
     if _is_scalar(item) or issubclass(kind, list | tuple):
         return None
     if issubclass(kind, float):

@@ -268,13 +268,37 @@ class _Tool:
 
 
 def _encoded(arguments: dict[str, Any]) -> str:
-    text = encode_arguments(arguments)
+    try:
+        text = encode_arguments(arguments)
+    except (TypeError, ValueError):
+        text = encode_arguments(_with_reasons(arguments))
     if len(text) > MAX_ARGUMENTS_BYTES:
         sizes = {"size_bytes": len(text), "allowed_bytes": MAX_ARGUMENTS_BYTES}
         raise ToolError(
             "too_large", f"arguments of {len(text)} bytes are over the limit of {MAX_ARGUMENTS_BYTES}", details=sizes
         )
     return text
+
+
+def _with_reasons(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same, with the reason in place of arguments that are no JSON: the gateway refuses, and records, that call."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in {"steps", "calls"}:
+            found[name] = [_with_reasons(call) for call in value]
+        elif name == "arguments" and (reason := _why_not(value)):
+            found["malformed"] = reason
+        else:
+            found[name] = value
+    return found
+
+
+def _why_not(arguments: dict[str, Any]) -> str:
+    try:
+        encode_arguments(arguments)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _tool_call(tool_id: object, arguments: object, timeout_seconds: object = None) -> dict[str, Any]:

@@ -118,6 +118,17 @@ def test_a_streamed_chain_tells_each_step_and_makes_no_further_call_once_it_is_l
     assert [call.via for call in result.tool_calls] == ["stream_chain", "stream_chain", "run_tool"]
 
 
+def test_of_a_batch_only_what_is_no_json_fails(javascript: Run) -> None:
+    result = javascript(
+        "const steps = [{toolId: 'demo:echo', arguments: {value: NaN}}, {toolId: 'demo_plain'}]\n"
+        "const chain = await tools.runChain(steps.map(step => ({...step, stopOnError: false})))\n"
+        "const all = [...await tools.runParallel(steps), ...chain.steps]\n"
+        "all.map(one => [one.value, one.error?.code])"
+    )
+    assert result.value == [[None, "invalid_input"], ["plain", None]] * 2
+    assert sorted(str(call.status) for call in result.tool_calls) == ["completed"] * 2 + ["refused"] * 2
+
+
 def test_a_stream_counts_as_one_call(javascript: Run) -> None:
     result = javascript(
         "const kinds = []\n"

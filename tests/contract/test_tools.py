@@ -168,8 +168,27 @@ def test_arguments_go_by_name(run: Run, code: str) -> None:
 def test_arguments_that_are_not_json_are_refused_with_their_place(run: Run) -> None:
     result = run("tools.demo.echo(value={'a': [1, {2, 3}]})")
     assert result.error is not None
-    assert result.error.type == "TypeError"
-    assert "value.a[1]" in result.error.message
+    assert result.error.type == "ToolError"
+    assert "value.a[1]: set is not a JSON value" in result.error.message
+    (call,) = result.tool_calls
+    assert call.error is not None
+    assert (call.status, call.error["code"], call.error["message"]) == (
+        "refused",
+        "invalid_input",
+        result.error.message,
+    )
+    assert call.arguments == {"malformed": result.error.message.removeprefix("the arguments are not JSON: ")}
+
+
+def test_of_a_batch_only_what_is_no_json_fails(run: Run) -> None:
+    result = run(
+        "nan = float('nan')\n"
+        "steps = [('demo:echo', {'value': nan}), ('demo_plain', {})]\n"
+        "chain = tools.run_chain([{'tool_id': a, 'arguments': b, 'stop_on_error': False} for a, b in steps])['steps']\n"
+        "[[o['value'], o['error'] and o['error']['code']] for o in tools.run_parallel(steps) + chain]"
+    )
+    assert result.value == [[None, "invalid_input"], ["plain", None]] * 2
+    assert sorted(str(call.status) for call in result.tool_calls) == ["completed"] * 2 + ["refused"] * 2
 
 
 def test_names_with_underscores_are_no_tools(run: Run) -> None:

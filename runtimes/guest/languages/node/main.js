@@ -57,8 +57,34 @@ function argumentsText (fields) {
   try {
     return encode(fields)
   } catch (error) {
-    throw error instanceof NotJson ? new TypeError(error.message.replace(/^arguments\./, '')) : error
+    if (!(error instanceof NotJson)) throw error
   }
+  try {
+    return encode(withReasons(fields))
+  } catch (error) {
+    throw error instanceof NotJson ? new TypeError(error.message) : error
+  }
+}
+
+// The same, with the reason in place of arguments that are no JSON: the gateway refuses that call, and records it.
+function withReasons (fields) {
+  const found = {}
+  for (const [name, value] of Object.entries(fields)) {
+    const reason = name === 'arguments' ? whyNot(value) : ''
+    if (reason) found.malformed = reason
+    else found[name] = name === 'steps' || name === 'calls' ? value.map(withReasons) : value
+  }
+  return found
+}
+
+function whyNot (values) {
+  try {
+    encode(values)
+  } catch (error) {
+    if (!(error instanceof NotJson)) throw error
+    return error.message
+  }
+  return ''
 }
 
 async function run ({ code, removed_indent: removedIndent, env, value_bytes: valueBytes }) {
