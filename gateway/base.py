@@ -158,7 +158,8 @@ class Gateway(Protocol):
     async def run_chain(self, steps: Sequence[ChainStep], *, timeout_seconds: float | None = None) -> ChainResult:
         """Call tools one after another. A failing step is in the result; no steps give `ChainResult(None, ())`.
 
-        `timeout_seconds` bounds the whole chain: the step that is under way then fails, the others are skipped.
+        `timeout_seconds` bounds the whole chain: the step that is under way then fails, one after it that is not
+        skipped is refused, and the others are skipped.
         Raises BudgetExceeded before anything is called when the whole chain does not fit the budget.
         """
         ...
@@ -167,7 +168,8 @@ class Gateway(Protocol):
         """The same as `run_chain`, and what happens as it happens: each step as it ends, and progress between them.
 
         What a tool of a step reports is the chain's progress: of 3 steps, half of the second is 1.5 of 3. A chain that
-        cannot begin has one event, its `error`.
+        cannot begin has one event, its `error`. The next step begins when the reader has taken those before it and
+        asks for more; over gRPC, where events are under way, a few steps sooner. `timeout_seconds` counts its time too.
         """
         ...
 

@@ -8,7 +8,13 @@ from typing import Protocol
 from gateway.base import MAX_BATCH, CallOutcome, ChainResult, ChainStep, JsonValue
 from gateway.errors import BudgetExceeded, InvalidInput, ToolError, ToolTimeout
 from gateway.grant import Grant
-from gateway.payload import error_json
+from gateway.payload import error_json, printable
+
+NO_TIME = 0.0
+"""The timeout of a call that is not made because its chain's or batch's time is up."""
+
+MAX_ID_TEXT = 400
+"""Characters of a tool's id, or of what was asked for as one, that are told and recorded."""
 
 
 @dataclass(slots=True)
@@ -83,8 +89,8 @@ async def run_chain(
             outcomes.append(outcome)
             if watcher is not None:
                 await watcher.ended(outcome)
-            left = bounds.bound(None)
-            if not outcome.ok and (step.stop_on_error or (left is not None and left <= 0)):
+            # Not by the clock: that a step came too late is recorded, and the same in a replay.
+            if not outcome.ok and (step.stop_on_error or _came_too_late(outcome)):
                 break
     finally:
         grant.release(unspent)
@@ -107,12 +113,18 @@ async def outcome_of(
     """One call as a value, its error too."""
     took = Took()
     if flaw is None and timeout_seconds is not None and timeout_seconds <= 0:
-        flaw, timeout_seconds = ToolTimeout(tool_id, 0.0), None
+        flaw, timeout_seconds = ToolTimeout(tool_id, NO_TIME), None
     try:
         value = await call(tool_id, arguments, position=position, took=took, flaw=flaw, timeout_seconds=timeout_seconds)
     except ToolError as exc:
         return CallOutcome(tool_id, ok=False, error=error_json(exc), duration_seconds=took.seconds)
     return CallOutcome(tool_id, ok=True, value=value, duration_seconds=took.seconds)
+
+
+def _came_too_late(outcome: CallOutcome) -> bool:
+    """Whether it was refused, because no time was left for it."""
+    error = outcome.error or {}
+    return error.get("code") == ToolTimeout.code and error.get("details") == {"timeout_seconds": NO_TIME}
 
 
 def step_json(outcome: CallOutcome) -> dict[str, JsonValue]:
@@ -123,7 +135,7 @@ def step_json(outcome: CallOutcome) -> dict[str, JsonValue]:
 def outcome_json(outcome: CallOutcome) -> dict[str, JsonValue]:
     """A call of a batch as guests see it."""
     return {
-        "tool_id": outcome.tool_id,
+        "tool_id": printable(outcome.tool_id, MAX_ID_TEXT),
         "ok": outcome.ok,
         "value": outcome.value,
         "error": outcome.error,

@@ -16,7 +16,7 @@ from gateway.base import (
     ParallelCall,
 )
 from gateway.calls import CallLog, Chunks, Keeper, OpenCall
-from gateway.chain import CallTool, Time, Took, Watcher, check_timeout, run_chain
+from gateway.chain import MAX_ID_TEXT, CallTool, Time, Took, Watcher, check_timeout, run_chain
 from gateway.context import Progress, ToolContext
 from gateway.discovery import Discovery
 from gateway.errors import (
@@ -49,7 +49,6 @@ from gateway.way import STREAM_CHAIN, STREAM_TOOL, Way, encoded_for_record, ends
 MAX_REFUSED = 1000
 """Refused calls of one execution that are recorded; a guest that goes on is flooding."""
 
-_MAX_ID_TEXT = 400
 _CLOCK_SLACK_SECONDS = 0.005
 
 
@@ -129,7 +128,7 @@ class DirectGateway(Discovery):
         check_timeout(timeout_seconds)
 
         async def run(feed: Feed) -> JsonValue:
-            chain = ChainFeed(feed, len(steps))
+            chain = ChainFeed(feed, len(steps), self._shown)
             call = functools.partial(self._call, STREAM_CHAIN, reserved=True, feed=feed, report=chain.report)
             return (await self._run_chain(STREAM_CHAIN, steps, call, timeout_seconds, chain)).value
 
@@ -272,8 +271,8 @@ class DirectGateway(Discovery):
         if self._past is None or self._refused >= MAX_REFUSED:
             return None
         tool = self._registry.find(tool_id)
-        names = (tool_id,) if tool is None else (tool_id, tool.id)
-        shown = (printable(tool_id, _MAX_ID_TEXT), *names)
+        names = () if tool is None else (tool.id,)
+        shown = (self._shown(tool_id), *names)
         told = encoded_for_record(arguments, self._secrets)
         return await self._past.find(Asked(site, shown, arguments_sha256(told.value), Blob.of(told.data)))
 
@@ -397,9 +396,7 @@ class DirectGateway(Discovery):
             raise BudgetExceeded("refused_calls", MAX_REFUSED, 1) from error
         self._refused += 1
         secrets = self._secrets
-        if secrets is not None:
-            tool_id = secrets.text(tool_id)
-        shown = printable(tool_id, _MAX_ID_TEXT)
+        shown = self._shown(tool_id)
         given = encoded_for_record(arguments, secrets)
         self._read_by(way.feed, self._log.next_index)
         call = await self._log.start(shown, given, way.via, site=way.site, whole=False, refused=True)
@@ -414,6 +411,10 @@ class DirectGateway(Discovery):
             return access_of(tool.tool, tool.input.validate_input(call.arguments))
         except ToolError:
             return None
+
+    def _shown(self, tool_id: str) -> str:
+        """What was asked for as a tool's id, as records have it."""
+        return printable(tool_id if self._secrets is None else self._secrets.text(tool_id), MAX_ID_TEXT)
 
     def _masked(self, error: ToolError) -> ToolError:
         return error if self._secrets is None else self._secrets.error(error)

@@ -70,13 +70,16 @@ async def perform(gateway: Gateway, operation: str, arguments: bytes, streams: S
         raise InvalidOutput(f"the reply to {operation} is not JSON: {exc}") from exc
 
 
-def begun(gateway: Gateway, fields: Fields) -> ToolEvents:
-    """What `open_stream` begins: a call, or with `steps` a chain. Raises InvalidInput."""
-    if "steps" in fields:
-        steps, timeout_seconds = _chain(fields)
-        return gateway.stream_chain(steps, timeout_seconds=timeout_seconds)
+def begun_call(gateway: Gateway, fields: Fields) -> ToolEvents:
+    """The stream of what `run_tool` would be asked for with these fields, which are used up. Raises InvalidInput."""
     call = _call(fields)
     return gateway.stream_tool(call.tool_id, call.arguments, timeout_seconds=call.timeout_seconds)
+
+
+def begun_chain(gateway: Gateway, fields: Fields) -> ToolEvents:
+    """The same of `run_chain`."""
+    steps, timeout_seconds = _chain(fields)
+    return gateway.stream_chain(steps, timeout_seconds=timeout_seconds)
 
 
 def encode_error(error: ToolError) -> bytes:
@@ -171,6 +174,7 @@ async def _list_tool_examples(ask: _Ask) -> JsonValue:
 
 
 async def _open_stream(ask: _Ask) -> JsonValue:
+    begun = begun_chain if "steps" in ask.fields else begun_call
     return _streams(ask).open(lambda: begun(ask.gateway, ask.fields))
 
 

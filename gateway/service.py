@@ -12,11 +12,11 @@ from anyio.abc import TaskGroup
 from gateway import site
 from gateway._grpc import grpc
 from gateway.attachment import Attachment, Binding, Line
-from gateway.base import ToolEvent
+from gateway.base import Gateway, ToolEvent, ToolEvents
 from gateway.errors import ProtocolError, SandboxError, ToolError, Unauthenticated
 from gateway.frames import MAX_VALUE_BYTES, Execute, Finished, FinishedKind, GuestError, Hello, Reply
-from gateway.operations import begun, encode_error, perform
-from gateway.payload import decode, encode
+from gateway.operations import begun_call, begun_chain, encode_error, perform
+from gateway.payload import MAX_NESTING, decode, encode
 from gateway.site import checked_site
 from gateway.status import TOKEN_KEY, metadata_of, status_of
 from gateway.v1 import gateway_pb2 as pb
@@ -108,18 +108,18 @@ class GatewayService(pb_grpc.GatewayServiceServicer):
         return pb.RunToolResponse(value=await self._unary(context, "run_tool", lambda: _call(request)))
 
     async def StreamTool(self, request: pb.RunToolRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - as Attach
-        await self._stream(context, lambda: _call(request))
+        await self._stream(context, lambda gateway: begun_call(gateway, _call(request)))
 
     async def RunChain(self, request: pb.RunChainRequest, context: Context) -> pb.RunChainResponse:  # noqa: N802
         return pb.RunChainResponse(result=await self._unary(context, "run_chain", lambda: _chain(request)))
 
     async def StreamChain(self, request: pb.RunChainRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802 - as Attach
-        await self._stream(context, lambda: _chain(request))
+        await self._stream(context, lambda gateway: begun_chain(gateway, _chain(request)))
 
-    async def _stream(self, context: Context, arguments: Callable[[], dict[str, Any]]) -> None:
+    async def _stream(self, context: Context, begin: Callable[[Gateway], ToolEvents]) -> None:
         """Written, not yielded: gRPC drops a generator whose caller is gone without closing it."""
         try:
-            events = begun(self._binding(context).gateway, arguments())
+            events = begin(self._binding(context).gateway)
         except (SandboxError, ValueError) as error:
             await _abort(context, error)
         try:
@@ -344,7 +344,7 @@ async def _abort(context: Context, error: SandboxError | ValueError) -> NoReturn
 
 def _event(event: ToolEvent) -> pb.ToolEvent:
     error = b"" if event.error is None else encode(event.error)
-    return pb.ToolEvent(kind=event.kind, data=encode(event.data), error=error)
+    return pb.ToolEvent(kind=event.kind, data=encode(event.data, MAX_NESTING + 1), error=error)  # as a chain's step
 
 
 def _call(call: pb.RunToolRequest | pb.ParallelCall | pb.ChainStep) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.base import CallOutcome, JsonValue, ToolEvent, ToolEvents
 from gateway.chain import step_json
 from gateway.context import Progress
 from gateway.errors import InvalidInput, ToolError
-from gateway.payload import Encoded, error_json, normalise
+from gateway.payload import MAX_NESTING, Encoded, encode, error_json
 from gateway.reads import PastRead, Step
 
 MAX_AHEAD = 16
@@ -141,13 +141,14 @@ class Feed:
 
 
 class ChainFeed:
-    """What a streamed chain of so many `steps` tells: each one that has ended, and how far it is with all of them. A
-    `Watcher`.
+    """What a streamed chain of so many `steps` tells: each one that has ended, and how far it is with all of them. With
+    `shown` a tool's id is as records have it. A `Watcher`.
     """
 
-    def __init__(self, feed: Feed, steps: int) -> None:
+    def __init__(self, feed: Feed, steps: int, shown: Callable[[str], str] = str) -> None:
         self.feed = feed
         self._steps = steps
+        self._shown = shown
         self._ended = 0
 
     async def wanted(self) -> None:
@@ -160,8 +161,9 @@ class ChainFeed:
     async def ended(self, outcome: CallOutcome) -> None:
         self._ended += 1
         state = "completed" if outcome.ok else "skipped" if outcome.skipped else "failed"
-        self.feed.offer(Progress(f"{outcome.tool_id} {state}", self._ended, self._steps))
-        await self.feed.chunk(normalise(step_json(outcome)))
+        self.feed.offer(Progress(f"{self._shown(outcome.tool_id)} {state}", self._ended, self._steps))
+        step = step_json(outcome)
+        await self.feed.chunk(Encoded(step, encode(step, MAX_NESTING + 1)))  # a value within a step
 
     def report(self, progress: Progress) -> None:
         """What the tool of the present step tells. From any thread."""

@@ -1,11 +1,10 @@
 """What outlives a run: replays, executions taken up again, and calls that a person decides on."""
 
-import functools
 import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -20,6 +19,7 @@ from gateway.journal.base import (
     ApprovalDecided,
     Blob,
     ExecutionFilter,
+    ExecutionFinished,
     ExecutionSummary,
     Journal,
     Mode,
@@ -42,6 +42,7 @@ from sandbox.again import (
     turns_of,
 )
 from sandbox.assemble import Observer, unobserved
+from sandbox.recorded import ended
 from sandbox.request import Request, code_text
 from sandbox.result import ExecutionResult
 from sandbox.running import Seamless
@@ -53,9 +54,10 @@ GUEST_ENDS = frozenset({Outcome.COMPLETED, Outcome.RAISED, Outcome.EXITED})
 """Outcomes to which a snippet comes by itself."""
 
 LEASE_SECONDS = 30.0
+"""How long an execution that is taken up stays this host's after its last sign of life."""
+
 RESUME_SECONDS = 10.0
 """How often a host with `resume="auto"` looks for what others left."""
-"""How long an execution that is taken up stays this host's after its last sign of life."""
 
 DECIDE_SECONDS = 10.0
 
@@ -140,9 +142,10 @@ class Durable:
         if past.diverged is not None:
             raise past.diverged  # the guest had ended before it was told
         calls = tuple(told(call) for call in past.calls if call.own and call.asked)
-        report = await self._report(recorded, replace(result, tool_calls=calls), past)
+        now = ended(result, request, self._secrets)
+        report = self._report(recorded, now, replace(result, tool_calls=calls), past)
         if code is None:
-            _check_same(past, report, recorded, self._masked)
+            _check_same(past, report, recorded.last, now)
         return report
 
     async def resume(self, execution_id: str, observe: Observer | None = None) -> ExecutionResult:
@@ -349,22 +352,18 @@ class Durable:
     async def _recorded(self, execution_id: str) -> Recorded:
         return Recorded.of(execution_id, await self._journal.records(execution_id))
 
-    async def _report(self, recorded: Recorded, result: ExecutionResult, past: Past) -> ReplayReport:
+    def _report(self, recorded: Recorded, now: ExecutionFinished, result: ExecutionResult, past: Past) -> ReplayReport:
+        """`now` is what the record would be."""
         last = recorded.last
-        read = functools.partial(_text, self._journal)
-        value = None if last is None or last.value is None else await read(last.value)
-        now = Blob.of_json(result.value).as_text() if result.ok else None
-        error = None if result.error is None else asdict(result.error)
         return ReplayReport(
             execution_id=recorded.first.execution_id,
             result=result,
             answered=sum(call.asked and call.answered for call in past.calls),
             missing=tuple(map(str, past.missing)),
             unused=tuple(map(told, past.unused)),
-            same_outcome=past.ended or (last is not None and last.outcome == result.outcome and last.error == error),
-            same_value=value == now,
-            same_output=last is not None
-            and (await read(last.stdout), await read(last.stderr)) == (result.stdout, result.stderr),
+            same_outcome=past.ended or (last is not None and (last.outcome, last.error) == (now.outcome, now.error)),
+            same_value=(None if last is None else last.value) == now.value,
+            same_output=last is not None and (last.stdout, last.stderr) == (now.stdout, now.stderr),
             exact=past.exact,
         )
 
@@ -375,24 +374,21 @@ def _check_followed(before: Recorded) -> None:
         raise InvalidRequest(f"execution {before.first.execution_id} {how}, and nothing can follow it; resume it first")
 
 
-def _check_same(past: Past, report: ReplayReport, recorded: Recorded, masked: Callable[[str], str]) -> None:
+def _check_same(past: Past, report: ReplayReport, was: ExecutionFinished | None, now: ExecutionFinished) -> None:
     """Raises ReplayDiverged, also when a guest that was told everything the same does not end the same."""
     past.check_complete()
-    if report.exact and recorded.last is not None and not report.same:
-        was, now = recorded.last, report.result
-        texts = Blob.of_json(now.value).as_text() if now.ok else "", now.stdout, now.stderr
-        value, stdout, stderr = (Blob.of_text(masked(text)) for text in texts)  # as the record has them
+    if report.exact and was is not None and not report.same:
         pairs = (
-            ("error", _error_blob(was.error), _error_blob(None if now.error is None else asdict(now.error))),
-            ("value", was.value, value if now.ok else None),
-            ("stdout", was.stdout, stdout),
-            ("stderr", was.stderr, stderr),
+            ("error", _error_blob(was.error), _error_blob(now.error)),
+            ("value", was.value, now.value),
+            ("stdout", was.stdout, now.stdout),
+            ("stderr", was.stderr, now.stderr),
         )
         shown = [(name, *beside(one, other)) for name, one, other in pairs if one != other]
         raise ReplayDiverged(
             "it ended otherwise",
             ", ".join([was.outcome, *(f"{name} {one}" for name, one, _ in shown)]),
-            masked(", ".join([now.outcome, *(f"{name} {other}" for name, _, other in shown)])),
+            ", ".join([now.outcome, *(f"{name} {other}" for name, _, other in shown)]),
         )
 
 

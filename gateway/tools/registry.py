@@ -166,11 +166,12 @@ class ToolRegistry:
         return self._by_address.get(tool_id)
 
     async def lookup(self, tool_id: str) -> RegisteredTool | None:
-        """As `find`, but resolvers are asked for an id that is not registered.
+        """As `find`, but resolvers are asked for an id that is not registered, nor one of a tool with versions here.
 
         They are asked each time. Raises InvalidToolId, ToolFailed, ToolUnavailable, and a resolver's ToolError.
         """
-        if tool_id in self._by_address or tool_id in self._disabled or not self._resolvers:
+        is_known = tool_id in self._by_address or tool_id in self._disabled or self._families.get(tool_id)
+        if is_known or not self._resolvers:
             return self.find(tool_id)
         tool = await self._resolvers.ask(ToolId.parse(tool_id))
         if tool is None or str(tool.id) in self._disabled or tool_id in self._by_address:

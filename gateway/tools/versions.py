@@ -14,6 +14,7 @@ that id leads nowhere. Asked whenever the versions change.
 
 _RELEASED = (1,)
 
+_WANTED = re.compile(r"v?\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?|[A-Za-z_][A-Za-z0-9_.+-]*")
 _VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 
 
@@ -53,13 +54,16 @@ class CompatibleVersions:
 
     Keys are ids without version, or namespaces for all their tools. The newest version that `is_compatible` answers, or
     none; of tools that are not named, the newest of all. Raises InvalidToolId, and InvalidRequest for a key with a
-    version of its own.
+    version of its own, or a value that is none.
     """
 
     def __init__(self, wanted: Mapping[str, str]) -> None:
-        for key in wanted:
+        for key, version in wanted.items():
             if (tool_id := ToolId.parse(key)).version:
                 raise InvalidRequest(f"{key!r} has a version; write {{{tool_id.unversioned!r}: {tool_id.version!r}}}")
+            given: object = version  # of a type that a config file may not have kept
+            if not (isinstance(given, str) and _WANTED.fullmatch(given)):
+                raise InvalidRequest(f"{version!r:.100}, wanted of {key!r}, is no version; write one, such as '1.2'")
         self._wanted = dict(wanted)
 
     def __call__(self, versions: Sequence[Tool]) -> Tool | None:

@@ -134,6 +134,10 @@ class _Operations:
 class AsyncTools(_Operations):
     """`tools.aio`: the same operations for `await`."""
 
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self._closing: set[asyncio.Future[None]] = set()
+
     async def stream_tool(
         self, tool_id: str, arguments: Mapping[str, Any] | None = None, *, timeout_seconds: float | None = None
     ) -> AsyncGenerator[dict[str, Any], None]:
@@ -168,9 +172,15 @@ class AsyncTools(_Operations):
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            with suppress(ToolError):  # there is nothing to close
-                await self._send("close_stream", {"stream": await opening})
+            closing = asyncio.ensure_future(self._close(opening))
+            self._closing.add(closing)  # it may be given up once more, and is closed all the same
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)
             raise
+
+    async def _close(self, opening: "asyncio.Future[Any]") -> None:
+        with suppress(ToolError):  # there is nothing to close
+            await self._send("close_stream", {"stream": await opening})
 
     async def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         text = _encoded(arguments)

@@ -390,6 +390,21 @@ async def test_a_streamed_chain_tells_its_steps_as_a_chain_lists_them(opened: Op
     assert [call.via for call in one.direct.calls] == ["stream_chain"] * 3 + ["run_chain"] * 3
 
 
+async def test_a_streamed_chain_takes_what_any_call_takes(opened: Open) -> None:
+    one = await opened()
+    deep: Any = 1
+    for _ in range(126):
+        deep = [deep]
+    events = one.gateway.stream_chain([ChainStep("echo", {"value": deep}), ChainStep("bad\ntool " + "x" * 500, {})])
+    found = [event async for event in events]
+    await events.aclose()
+    steps = [event.data for event in found if event.kind == "chunk"]
+    assert steps[0]["value"] == deep
+    assert (len(steps[1]["tool_id"]), steps[1]["error"]["code"]) == (400, "invalid_tool_id")
+    assert len(found[-2].data["tool_id"]) == 400
+    assert found[-1].kind == "done"
+
+
 async def test_a_streamed_chain_that_does_not_fit_is_not_begun(opened: Open) -> None:
     one = await opened(chain_steps=1)
     events = one.gateway.stream_chain([ChainStep("math:add", ADD)] * 2)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from gateway.errors import (
     InvalidRequest,
     InvalidToolId,
     MissingExtra,
+    PayloadTooLarge,
     ToolFailed,
     ToolNotFound,
     ToolTimeout,
@@ -145,6 +147,17 @@ async def test_a_picture_beside_a_result_with_a_schema_is_attached_to_the_call(h
     (picture,) = host.attached
     assert picture.path == "content-2.png"
     assert picture.data.startswith(b"\x89PNG")
+
+
+async def test_a_picture_that_there_is_no_room_for_fails_no_call(
+    host: Connected, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(artifact: Artifact) -> None:
+        raise PayloadTooLarge("what this execution attached", 17 << 20, 16 << 20)
+
+    monkeypatch.setattr(host, "attached", SimpleNamespace(append=full))
+    assert await host.call("chart") == {"total": 3}
+    assert "is not kept: what this execution attached of 17825792 bytes is over the limit" in caplog.text
 
 
 async def test_a_picture_of_a_failure_is_in_its_details(host: Connected) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import CallToolResult
 
-from gateway.errors import InvalidOutput, ToolFailed
+from gateway.errors import ToolFailed
 from gateway.providers.mcp.content import beside, legal_names, result_of
 from gateway.tools.model import ToolId
 
@@ -60,10 +60,10 @@ def test_a_tool_with_a_schema_gives_what_the_schema_describes_and_the_host_the_r
 
 
 @pytest.mark.parametrize("data", ["aGk", "a-_=", "aGk=\n", "é"])
-def test_bytes_that_are_none_are_refused(data: str) -> None:
-    answer = CallToolResult.model_validate({"content": [IMAGE | {"data": data}]}, by_name=False)
-    with pytest.raises(InvalidOutput, match="image/png that is no base64"):
-        list(beside(answer))
+def test_bytes_that_are_none_are_kept_as_they_were_sent(data: str) -> None:
+    sent = IMAGE | {"data": data}
+    ((name, kept),) = beside(CallToolResult.model_validate({"content": [sent]}, by_name=False))
+    assert (name, json.loads(kept)) == ("content-1.json", sent)
 
 
 @pytest.mark.parametrize(

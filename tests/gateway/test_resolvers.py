@@ -296,9 +296,12 @@ def test_a_selector_that_fails_changes_nothing(wrong: Callable[..., Any]) -> Non
     assert registry.resolve("a:b").id == "a:b:1.0.0"
 
 
-def test_with_none_of_the_versions_the_id_without_version_leads_nowhere() -> None:
-    registry = ToolRegistry(map(tool, VERSIONS), selector=lambda _versions: None)
+async def test_with_none_of_the_versions_the_id_without_version_leads_nowhere() -> None:
+    asked: list[ToolId] = []
+    registry = ToolRegistry(map(tool, VERSIONS), selector=lambda _versions: None, resolvers=[asked.append])
     assert registry.find("a:b") is None
+    assert await registry.lookup("a:b") is None
+    assert asked == []
     assert [found.address for found in registry.tools()] == sorted(VERSIONS)
 
 
@@ -329,6 +332,11 @@ def test_what_callers_were_written_for_is_checked() -> None:
         CompatibleVersions({"a:b:1.0": "1.0"})
     with pytest.raises(InvalidToolId):
         CompatibleVersions({"a b": "1.0"})
+    wrong: list[Any] = ["^1.2", ">=1", "1.x", " 1.0", "", 1.2]
+    for version in wrong:
+        with pytest.raises(InvalidRequest, match="wanted of 'a', is no version; write one"):
+            CompatibleVersions({"a": version})
+    CompatibleVersions({"a": "nightly", "b": "v1.2.3-rc.1+build"})
 
 
 def test_a_selector_that_fails_keeps_nothing_from_being_disabled(caplog: pytest.LogCaptureFixture) -> None:

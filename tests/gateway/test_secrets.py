@@ -214,6 +214,8 @@ async def test_a_snippet_uses_a_secret_and_never_sees_it() -> None:
                 found.append(call())
             except tools.ToolError as error:
                 found.append([error.code, error.message, str(error.details)])
+        events = tools.stream_chain([(guess, {})])
+        found.append([event["data"]["message"] for event in events if event["kind"] == "progress"])
         return found
         """
         events = [event async for event in exec.stream_code(code)]
@@ -228,12 +230,33 @@ async def test_a_snippet_uses_a_secret_and_never_sees_it() -> None:
             "failed",
             "refused",
             "failed",
+            "refused",
         ]
+        assert result.value[-1] == ["[secret CRM_TOKEN] failed"]
         shown = repr(result.value) + repr(result.tool_calls) + repr([event.tool_call for event in events])
         shown += repr(await journal.records(result.execution_id))
         for form in ("s3cret-token", base64.b64encode(b"u:s3cret-token").decode()[3:-3]):
             assert form not in shown
         assert shown.count("[secret CRM_TOKEN]") > 10
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('to' + 'k-123456')",
+        "'to' + 'k-123456'",
+        "raise ValueError('it is to' + 'k-123456')",
+        "tools.echo(text='to' + 'k-123456')",
+        "tools.run_tool('to' + 'k-123456')",
+    ],
+)
+async def test_what_is_masked_in_the_record_is_no_divergence(code: str) -> None:
+    async with AsyncExec(secrets={"T": "tok-123456"}) as exec:
+        exec.tool(name="echo")(lambda text: text)
+        result = await exec.execute_code(code)
+        report = await exec.replay(result.execution_id)
+        assert report.exact
+        assert report.same
 
 
 async def test_streams_and_progress_are_masked() -> None:

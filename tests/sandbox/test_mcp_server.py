@@ -25,7 +25,9 @@ from runtimes.mock import MockBackend, MockGuest
 from runtimes.unsafe import UnsafeBackend
 from sandbox import AsyncExec, Caller, Limits, ToolContext
 from sandbox.server.mcp import McpServer
+from sandbox.server.mcp.calls import CallRights, Calls
 from sandbox.server.mcp.code import CodeRights
+from sandbox.server.mcp.metatools import METATOOLS
 
 pytestmark = pytest.mark.anyio
 
@@ -299,6 +301,49 @@ async def test_a_chain_reports_its_steps(ours: AsyncExec, era: str) -> None:
     assert told[0] == (1, 2, "math:add completed")
     assert told[-1] == (2, 2, "spell completed")
     assert code_of(failing) == "budget_exceeded"
+
+
+class Watched:
+    """Somebody who wants to hear of progress, or nobody. As `Reports`."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self.wanted = wanted
+
+    async def progress(self, message: str, progress: float | None, total: float | None) -> None: ...
+
+    async def part(self, part: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "code"),
+    [
+        ("run_tool", {"steps": [{"tool_id": "math:add", "arguments": {"a": 1}}]}, "invalid_input"),
+        ("run_chain", {"tool_id": "math:add", "arguments": {"a": 1}}, "invalid_input"),
+        ("run_chain", {}, "invalid_input"),
+        ("run_chain", {"steps": [{"tool_id": "large"}] * 3 + [{"tool_id": "math:add", "arguments": {"a": 1}}]}, ""),
+    ],
+)
+async def test_asking_for_progress_changes_nothing_else(
+    ours: AsyncExec, name: str, asked: dict[str, Any], code: str
+) -> None:
+    @ours.tool
+    def large() -> str:
+        """Three of these are more than one result may have."""
+        return "x" * 1_500_000
+
+    rights = CallRights(grant=Grant(), code=None, metatools=METATOOLS, call_seconds=30, max_calls=4)
+    listing: Any = None  # only metatools are called
+    answers: list[Any] = []
+    for wanted in (False, True):
+        reports: Any = Watched(wanted=wanted)
+        answers.append(await Calls(ours, listing, rights).answer(name, asked, reports))
+    plain, watched = [answer.structured_content for answer in answers]
+    if code:
+        assert plain == watched
+        assert plain["code"] == code
+    else:
+        assert plain["value"] == watched["value"] == 3
+        assert len(plain["steps"]) == len(watched["steps"]) == 4
 
 
 async def test_clients_hear_that_the_list_changes(ours: AsyncExec, era: str) -> None:

@@ -327,6 +327,10 @@ STREAMS = {
     "chain that is left": "for event in tools.stream_chain([('demo:echo', {'value': n}) for n in range(9)]):\n"
     "    if event['kind'] == 'chunk' and event['data']['value'] == 3: break\n"
     "tools.demo.echo(value=event['data']['value'])",
+    "chain that is late": "late = {'tool_id': 'demo:slow', 'arguments': {'ms': 5000}, 'stop_on_error': False}\n"
+    "steps = [late, ('demo:echo', {'value': 1}), ('demo:echo', {'value': 2})]\n"
+    "seen = [event['data'] for event in tools.stream_chain(steps, timeout_seconds=0.1)]\n"
+    "[seen, tools.run_chain(steps, timeout_seconds=0.1)]",
     "chain that is refused": "[event['error']['code'] for event in "
     "tools.stream_chain([('demo:echo', {'value': n}) for n in range(101)])]",
     "chains": READ + "async def chain(n):\n"

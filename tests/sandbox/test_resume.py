@@ -348,6 +348,23 @@ async def test_a_streamed_chain_goes_on_with_the_step_that_is_next(world: World,
     assert (await world.second.replay(result.execution_id)).same
 
 
+@pytest.mark.parametrize(
+    "shape", ["run_chain(steps, timeout_seconds=0.1)['steps']", "stream_chain(steps, timeout_seconds=0.1)"]
+)
+async def test_what_a_chain_had_no_time_for_is_not_done_later(world: World, shape: str) -> None:
+    code = (
+        "steps = [{'tool_id': 'wait', 'arguments': {'n': 1}, 'stop_on_error': False}, "
+        "{'tool_id': 'pay', 'arguments': {'n': 2}, 'stop_on_error': False}, ('pay', {'n': 3})]\n"
+        f"told = [(one.get('data') or one) for one in tools.{shape}]\n"
+        "told = [[one['ok'], one['skipped']] for one in told if 'ok' in one]\n"
+        "[told, tools.look(n=1), tools.step(n=2)]"
+    )
+    result = await world.take_up(code, "look1")
+    assert result.value == [[[False, False], [False, False], [False, True]], 1, 2], result.error
+    assert world.done == [("look", 1), ("step", 2)]
+    assert (await world.second.replay(result.execution_id)).same
+
+
 @pytest.mark.parametrize("backend", ["wasm", "unsafe"])
 @pytest.mark.parametrize("crash_in", ["pay11", "pay21", "pay32", "slowly3"])
 async def test_streams_that_were_read_side_by_side_are_read_on(world: World, backend: str, crash_in: str) -> None:

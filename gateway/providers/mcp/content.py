@@ -19,7 +19,7 @@ from mcp_types import (
 from mcp_types import Tool as McpTool
 
 from gateway.base import JsonValue
-from gateway.errors import InvalidOutput, ToolFailed
+from gateway.errors import ToolFailed
 from gateway.payload import NotJsonError, decode, printable
 from gateway.tools.model import RESERVED_NAMES
 
@@ -96,7 +96,7 @@ has an output schema, only that: `beside` gives the others |
 
 def beside(answer: CallToolResult) -> Iterator[tuple[str, bytes]]:
     """Images and the like by a file name of their place, such as `content-2.png`, for the host: a result that fits an
-    output schema has no room for them. What has no bytes of its own is as MCP writes it. Raises InvalidOutput.
+    output schema has no room for them. What has no bytes of its own, or none that can be read, is as MCP writes it.
     """
     for place, item in enumerate(answer.content, 1):
         if not isinstance(item, TextContent):
@@ -111,11 +111,15 @@ def _bytes(item: ContentBlock) -> tuple[str, bytes]:
         case EmbeddedResource(resource=BlobResourceContents(blob=text, mime_type=kind)):
             pass
         case _:
-            return "application/json", json.dumps(_item(item)).encode()
+            return _as_sent(item)
     try:
         return kind or "", base64.b64decode(text, validate=True)
-    except ValueError as exc:
-        raise InvalidOutput(f"the server sent {kind or 'bytes'} that is no base64: {exc}") from exc
+    except ValueError:
+        return _as_sent(item)
+
+
+def _as_sent(item: ContentBlock) -> tuple[str, bytes]:
+    return "application/json", json.dumps(_item(item)).encode()
 
 
 def _others(answer: CallToolResult) -> list[ContentBlock]:

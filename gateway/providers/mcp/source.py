@@ -1,8 +1,9 @@
 """MCP servers as sources of tools: child processes that speak over pipes, or services at a URL."""
 
+import logging
 import math
 import shutil
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from gateway.base import JsonValue
 from gateway.context import ToolContext
-from gateway.errors import InvalidRequest, MissingExtra, SandboxError, ToolUnavailable
+from gateway.errors import InvalidRequest, MissingExtra, PayloadTooLarge, SandboxError, ToolUnavailable
 from gateway.policies.destinations import Destination
 from gateway.policies.egress import Egress, origin
 from gateway.providers.secret import Secret, revealed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import httpx2
 
     from gateway.providers.mcp.connection import Connection
+
+_log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
@@ -194,8 +197,7 @@ class McpSource:
         self._backoff.reset()
         result = result_of(answer, has_schema=has_schema)
         if has_schema:
-            for file_name, data in beside(answer):
-                context.attach(file_name, data)
+            _attach(beside(answer), context)
         return result
 
     def _provider(self, name: str, *, has_schema: bool) -> "McpProvider":
@@ -249,6 +251,15 @@ class McpSource:
     @property
     def _what(self) -> str:
         return f"MCP server {self.name!r}"
+
+
+def _attach(files: Iterable[tuple[str, bytes]], context: ToolContext) -> None:
+    """What there is room for: the server has done its work, and the result is whole without them."""
+    for name, data in files:
+        try:
+            context.attach(name, data)
+        except (InvalidRequest, PayloadTooLarge) as exc:
+            _log.warning("%s of %s is not kept: %s", name, context.tool_id, exc)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,8 @@ class SqlDatabase:
         except InvalidInput as refused:
             raise InvalidRequest(f"the statement of {id} cannot be used: {refused.message}") from refused
         if writes_because and self._target.read_only:
-            raise InvalidRequest(f"{id} is not known to read only: {writes_because}; pass read_only=False to allow it")
+            allow = "SqlDatabase(…, read_only=False) allows it"
+            raise InvalidRequest(f"{id} is not known to read only: {writes_because}; {allow}")
         schema = _schema_of(found) if input_schema is None else input_schema
         provider = _FixedStatement(self, found, _base64_names(id, found, schema))
         return _tool(id, provider, "", schema, ROWS if found.is_read else CHANGES, fields)
@@ -364,6 +365,8 @@ def _tool(
     output_schema: dict[str, Any],
     fields: ToolFields,
 ) -> Tool:
+    if fields.get("read_only") and output_schema is CHANGES:
+        raise InvalidRequest(f"{tool_id} may write; leave read_only out, which decides what is tried again and cached")
     told: dict[str, Any] = {
         "description": description,
         "read_only": output_schema is not CHANGES,

@@ -1,6 +1,7 @@
 """What becomes of a client's calls."""
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -12,13 +13,12 @@ import anyio
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult
 
-from gateway.base import MAX_RESULT_BYTES, Gateway, JsonValue, ToolEvent
+from gateway.base import MAX_RESULT_BYTES, Gateway, JsonValue, ToolEvents
 from gateway.errors import InvalidInput, PayloadTooLarge, SandboxError, ToolUnavailable
 from gateway.grant import Grant
 from gateway.ids import new_execution_id
-from gateway.operations import decode_error, perform
+from gateway.operations import begun_call, begun_chain, decode_error, perform
 from gateway.payload import NotJsonError, decode, encode
-from gateway.streaming import Streams
 from sandbox.exec import AsyncExec
 from sandbox.server.mcp.code import EXECUTE_CODE, CodeRights, told
 from sandbox.server.mcp.listing import Listing
@@ -133,23 +133,14 @@ class Calls:
     async def _run(self, arguments: Arguments, reports: Reports) -> JsonValue:
         if not reports.wanted:
             return _decoded(await perform(self._gateway(), "run_tool", _encoded(arguments)))
-        parts, value = await self._followed(arguments, reports)
+        events = begun_call(self._gateway(), _decoded(_encoded(arguments)))
+        parts, value = await _followed(events, reports, MAX_RESULT_BYTES)
         return parts if parts or self._streams(arguments) else value
 
     async def _run_chain(self, arguments: Arguments, reports: Reports) -> JsonValue:
-        steps, value = await self._followed(arguments, reports)
+        events = begun_chain(self._gateway(), _decoded(_encoded(arguments)))
+        steps, value = await _followed(events, reports)
         return {"value": value, "steps": steps}
-
-    async def _followed(self, arguments: Arguments, reports: Reports) -> tuple[list[JsonValue], JsonValue]:
-        """The chunks of a stream, reported as they come, and its result."""
-        async with aclosing(Streams()) as streams:
-            number = _decoded(await perform(self._gateway(), "open_stream", _encoded(arguments), streams))
-            parts = _Parts()
-            while True:
-                for event in await streams.read(number):
-                    if event.kind == "done":
-                        return parts.taken, event.data
-                    await parts.take(event, reports)
 
     def _streams(self, arguments: Arguments) -> bool:
         tool = self._exec.registry.find(str(arguments["tool_id"]))
@@ -167,25 +158,30 @@ class Calls:
         raise AssertionError("an execution has a last event")
 
 
-class _Parts:
-    """The result of a tool that streams, kept while it is reported part by part."""
-
-    def __init__(self) -> None:
-        self.taken: list[JsonValue] = []
-        self._size_bytes = 0
-
-    async def take(self, event: ToolEvent, reports: Reports) -> None:
-        """Raises the error that ends a call, and PayloadTooLarge."""
-        if event.error is not None:
-            raise decode_error(encode(dict(event.error)))
-        if event.kind == "progress":
-            await reports.progress(**event.data)
-            return
-        self._size_bytes += len(encode(event.data)) + 1
-        if self._size_bytes > MAX_RESULT_BYTES:
-            raise PayloadTooLarge("the result, part by part,", self._size_bytes, MAX_RESULT_BYTES)
-        self.taken.append(event.data)
-        await reports.part(event.data)
+async def _followed(
+    events: ToolEvents, reports: Reports, max_bytes: float = math.inf
+) -> tuple[list[JsonValue], JsonValue]:
+    """The chunks of a stream, reported as they come, and its result. Raises the error that ends it, and PayloadTooLarge
+    for chunks of more than `max_bytes` together.
+    """
+    parts: list[JsonValue] = []
+    size_bytes = 0
+    async with aclosing(events):
+        async for event in events:
+            match event.kind:
+                case "done":
+                    return parts, event.data
+                case "error":
+                    raise decode_error(encode(dict(event.error or {})))
+                case "progress":
+                    await reports.progress(**event.data)
+                case "chunk":
+                    size_bytes += len(encode(event.data, MAX_NESTING)) + 1
+                    if size_bytes > max_bytes:
+                        raise PayloadTooLarge("the result, part by part,", size_bytes, MAX_RESULT_BYTES)
+                    parts.append(event.data)
+                    await reports.part(event.data)
+    raise AssertionError("a stream has a last event")
 
 
 def _encoded(arguments: Arguments) -> bytes:

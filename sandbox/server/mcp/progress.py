@@ -7,7 +7,7 @@ import anyio
 from mcp.server.context import ServerRequestContext
 
 from gateway.base import JsonValue
-from gateway.payload import encode, printable
+from gateway.payload import MAX_NESTING, encode, printable
 
 REPORT_SECONDS = 5.0
 """How long a client may take to read one report; after that it gets no more of this call."""
@@ -35,7 +35,7 @@ class Reports:
 
     async def part(self, part: JsonValue) -> None:
         """Part of the result, or of what was written."""
-        await self._send(part if isinstance(part, str) else encode(part).decode(), self._next())
+        await self._send(part if isinstance(part, str) else encode(part, MAX_NESTING + 1).decode(), self._next())
 
     def _next(self) -> float:
         return math.nextafter(self._last, math.inf) if self._is_told else self._last + 1
