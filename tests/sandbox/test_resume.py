@@ -349,7 +349,7 @@ async def test_a_streamed_chain_goes_on_with_the_step_that_is_next(world: World,
 
 
 @pytest.mark.parametrize(
-    "shape", ["run_chain(steps, timeout_seconds=0.1)['steps']", "stream_chain(steps, timeout_seconds=0.1)"]
+    "shape", ["run_chain(steps, timeout_seconds=0.5)['steps']", "stream_chain(steps, timeout_seconds=0.5)"]
 )
 async def test_what_a_chain_had_no_time_for_is_not_done_later(world: World, shape: str) -> None:
     code = (
