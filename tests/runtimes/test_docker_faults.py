@@ -24,6 +24,7 @@ from sandbox import AsyncExec, Outcome
 from tests.conftest import require
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.anyio,
     pytest.mark.timeout(120),
     # Docker's library forgets the sockets with which it reaches nobody; they close with the exception.
