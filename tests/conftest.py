@@ -32,7 +32,7 @@ LONG = (
     *("contract/test_hostile_containers.py", "contract/test_javascript.py"),
     *("gateway/test_mcp.py", "contract/test_output.py", "contract/test_limits.py", "sandbox/test_leaks.py"),
     *("contract/test_hostile.py",),
-    *("runtimes/test_docker_faults.py", "sandbox/test_cli_mcp.py", "sandbox/test_image.py", "contract/test_bash.py"),
+    *("sandbox/test_cli_mcp.py", "sandbox/test_image.py", "contract/test_bash.py"),
     *("contract/test_isolation.py", "gateway/test_journal_tables.py", "runtimes/wasm/test_backend.py", "test_docs.py"),
     *("sandbox/test_resume.py", "sandbox/test_cli.py", "gateway/test_dynamodb.py", "sandbox/test_replay_examples.py"),
     *("contract/test_journals.py", "runtimes/test_docker.py", "contract/test_errors.py", "runtimes/test_gvisor.py"),

@@ -130,7 +130,7 @@ async def test_no_descriptor_is_left(tmp_path: Path) -> None:
     before = descriptors()
     for _ in range(5):
         await run()
-    assert descriptors() == before
+    assert descriptors() <= before  # what other tests left may be closed meanwhile
 
 
 async def test_a_program_that_is_not_there_is_a_lost_sandbox(tmp_path: Path) -> None:
