@@ -115,8 +115,9 @@ class DirectGateway(Discovery):
         check_timeout(timeout_seconds)
 
         async def call(feed: Feed) -> JsonValue:
-            way = functools.partial(self._call, STREAM_TOOL, feed=feed, report=feed.progress)
-            return await way(tool_id, arguments, timeout_seconds=timeout_seconds)
+            return await self._call(
+                STREAM_TOOL, tool_id, arguments, timeout_seconds=timeout_seconds, feed=feed, report=feed.progress
+            )
 
         return ToolStream(call)
 

@@ -17,6 +17,7 @@ from gateway.policies.base import HasCircuits
 from gateway.selection.selector import Decision
 from gateway.tools.changes import Change
 from gateway.tools.registry import RegisteredTool
+from gateway.way import STREAM_TOOL
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -242,7 +243,7 @@ class Metrics:
         tool = self._tool(call.tool_id)
         if tool is None:
             return
-        asks = not (call.via == "stream_tool" and tool.streams)
+        asks = not (call.via == STREAM_TOOL and tool.streams)
         asked = hit or (asks and (call.attempts > 0 or code_of(call) in _AFTER_CACHE))
         if not asked or self._pipeline.policy(tool, "cache") is None:
             return

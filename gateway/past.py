@@ -27,6 +27,7 @@ from gateway.journal.base import (
     Record,
 )
 from gateway.reads import PastRead
+from gateway.way import STREAM_CHAIN, STREAM_TOOL
 
 SETTLE_SECONDS = 0.1
 
@@ -150,7 +151,7 @@ class Past:
 
     @property
     def has_streams(self) -> bool:
-        return any(call.started.via in {"stream_tool", "stream_chain"} for call in self.calls)
+        return any(call.started.via in {STREAM_TOOL, STREAM_CHAIN} for call in self.calls)
 
     @property
     def unused(self) -> tuple[PastCall, ...]:

@@ -14,7 +14,7 @@ that id leads nowhere. Asked whenever the versions change.
 
 _RELEASED = (1,)
 
-_WANTED = re.compile(r"v?\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?|[A-Za-z_][A-Za-z0-9_.+-]*")
+_NAMED = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]*")
 _VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 
 
@@ -62,7 +62,7 @@ class CompatibleVersions:
             if (tool_id := ToolId.parse(key)).version:
                 raise InvalidRequest(f"{key!r} has a version; write {{{tool_id.unversioned!r}: {tool_id.version!r}}}")
             given: object = version  # of a type that a config file may not have kept
-            if not (isinstance(given, str) and _WANTED.fullmatch(given)):
+            if not (isinstance(given, str) and (_VERSION.fullmatch(given) or _NAMED.fullmatch(given))):
                 raise InvalidRequest(f"{version!r:.100}, wanted of {key!r}, is no version; write one, such as '1.2'")
         self._wanted = dict(wanted)
 
